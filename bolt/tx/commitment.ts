@@ -2,7 +2,7 @@ import type { Transaction } from "bitcoinjs-lib";
 import type { CommitmentKeys } from "bolt/keys/derive.ts";
 import { MAX_COMMITMENT_NUMBER, obscureCommitmentNumber } from "bolt/keys/commitment_number.ts";
 import { err, ok, type Result } from "bolt/result.ts";
-import { type FeeratePerKw, floorSat, type Msat, type Sat, sat } from "bolt/units.ts";
+import { type FeeratePerKw, floorSat, isSat, type Msat, type Sat, sat } from "bolt/units.ts";
 import {
   anchorScript,
   type CommitmentFormat,
@@ -14,6 +14,7 @@ import {
   toLocalScript,
   toRemoteAnchorsScript,
 } from "bolt/tx/scripts.ts";
+import { ecdsaWitnessItem, SIGHASH_ALL } from "bolt/tx/signature.ts";
 import { compareBytes, makeTransaction, type OutPoint, txidOf } from "bolt/tx/transaction.ts";
 import { ANCHOR_AMOUNT, anchorsCost, commitmentFee, htlcTransactionFee } from "bolt/tx/weights.ts";
 
@@ -119,6 +120,8 @@ export type CommitmentFailure =
   | { readonly type: "bad_htlc"; readonly id: bigint }
   /** Balances and HTLCs do not sum to the funding amount: money would appear or vanish. */
   | { readonly type: "amounts_differ_from_funding"; readonly sumMsat: bigint }
+  /** The opener's balance does not even cover the anchors: outputs would be worth more than the funding. */
+  | { readonly type: "outputs_exceed_funding" }
   /** Everything is trimmed: no valid transaction has no outputs. */
   | { readonly type: "no_outputs" };
 
@@ -132,8 +135,13 @@ export function buildCommitment(spec: CommitmentSpec): Result<Commitment, Commit
   const untrimmed = spec.htlcs.filter((htlc) => !isTrimmed(spec, htlc));
   const trimmed = spec.htlcs.filter((htlc) => isTrimmed(spec, htlc));
   const baseFee = commitmentFee(spec.format, spec.feerate, untrimmed.length);
-  const outputs = sortOutputs([...mainOutputs(spec, untrimmed.length, baseFee), ...untrimmed.map((htlc) => htlcOutput(spec, htlc))]);
+  const outputs = sortOutputs([
+    ...mainOutputs(spec, untrimmed.length, baseFee),
+    ...untrimmed.map((htlc) => htlcOutput(spec, htlc)),
+  ]);
   if (outputs.length === 0) return err({ type: "no_outputs" });
+  const fee = outputs.reduce<bigint>((left, output) => left - output.amount, spec.funding.amount);
+  if (!isSat(fee)) return err({ type: "outputs_exceed_funding" });
 
   const { locktime, sequence } = obscureCommitmentNumber(spec.commitmentNumber, spec.obscuringFactor);
   const tx = makeTransaction({ locktime, inputs: [{ outpoint: spec.funding.outpoint, sequence }], outputs });
@@ -149,7 +157,7 @@ export function buildCommitment(spec: CommitmentSpec): Result<Commitment, Commit
     ),
     trimmed,
     baseFee,
-    fee: sat(outputs.reduce<bigint>((left, output) => left - output.amount, spec.funding.amount)),
+    fee,
     fundingScript: fundingScript(spec.funding.ownerPubkey, spec.funding.otherPubkey),
   });
 }
@@ -188,7 +196,10 @@ function checkSpec(spec: CommitmentSpec): CommitmentFailure | null {
     const goodExpiry = Number.isInteger(cltvExpiry) && cltvExpiry >= 0 && cltvExpiry <= MAX_CLTV_EXPIRY;
     if (!goodExpiry || paymentHash.length !== HASH_LENGTH) return { type: "bad_htlc", id };
   }
-  const sumMsat = spec.htlcs.reduce<bigint>((sum, htlc) => sum + htlc.amount, spec.ownerBalance + spec.otherBalance);
+  const sumMsat = spec.htlcs.reduce<bigint>(
+    (sum, htlc) => sum + htlc.amount,
+    spec.ownerBalance + spec.otherBalance,
+  );
   if (sumMsat !== funding.amount * 1000n) return { type: "amounts_differ_from_funding", sumMsat };
   return null;
 }
@@ -216,10 +227,14 @@ function mainOutputs(spec: CommitmentSpec, untrimmedHtlcs: number, baseFee: Sat)
   }
   if (spec.format === "anchors") {
     if (hasOwner || untrimmedHtlcs > 0) {
-      outputs.push(witnessOutput({ type: "owner_anchor" }, ANCHOR_AMOUNT, anchorScript(spec.funding.ownerPubkey)));
+      outputs.push(
+        witnessOutput({ type: "owner_anchor" }, ANCHOR_AMOUNT, anchorScript(spec.funding.ownerPubkey)),
+      );
     }
     if (hasOther || untrimmedHtlcs > 0) {
-      outputs.push(witnessOutput({ type: "other_anchor" }, ANCHOR_AMOUNT, anchorScript(spec.funding.otherPubkey)));
+      outputs.push(
+        witnessOutput({ type: "other_anchor" }, ANCHOR_AMOUNT, anchorScript(spec.funding.otherPubkey)),
+      );
     }
   }
   return outputs;
@@ -254,4 +269,19 @@ function sortOutputs(outputs: readonly CommitmentOutput[]): CommitmentOutput[] {
     if (byExpiry !== 0) return byExpiry;
     return a.role.htlc.id < b.role.htlc.id ? -1 : 1;
   });
+}
+
+/**
+ * Witness that spends the funding output: empty item for CHECKMULTISIG, both signatures (64 bytes each, SIGHASH_ALL) in
+ * the order of their keys, the script (BOLT 3, commitment transaction inputs).
+ */
+export function commitmentWitness(
+  commitment: Commitment,
+  signatures: { readonly owner: Uint8Array; readonly other: Uint8Array },
+): readonly Uint8Array[] {
+  const { ownerPubkey, otherPubkey } = commitment.spec.funding;
+  const owner = ecdsaWitnessItem(signatures.owner, SIGHASH_ALL);
+  const other = ecdsaWitnessItem(signatures.other, SIGHASH_ALL);
+  const ordered = compareBytes(ownerPubkey, otherPubkey) <= 0 ? [owner, other] : [other, owner];
+  return [new Uint8Array(0), ...ordered, commitment.fundingScript];
 }

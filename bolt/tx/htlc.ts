@@ -2,7 +2,9 @@ import type { Transaction } from "bitcoinjs-lib";
 import { err, ok, type Result } from "bolt/result.ts";
 import { isSat, type Sat } from "bolt/units.ts";
 import type { Commitment, HtlcOutput } from "bolt/tx/commitment.ts";
-import { p2wsh, toLocalScript } from "bolt/tx/scripts.ts";
+import { type CommitmentFormat, p2wsh, toLocalScript } from "bolt/tx/scripts.ts";
+import { htlcSighashType } from "bolt/tx/sighash.ts";
+import { ecdsaWitnessItem } from "bolt/tx/signature.ts";
 import { makeTransaction } from "bolt/tx/transaction.ts";
 import { htlcTransactionFee } from "bolt/tx/weights.ts";
 
@@ -45,7 +47,9 @@ export function htlcTransaction(
 }
 
 /** All second-stage transactions of a commitment, in the order of signatures in `commitment_signed` (BOLT 2). */
-export function htlcTransactions(commitment: Commitment): Result<readonly HtlcTransaction[], HtlcTransactionFailure> {
+export function htlcTransactions(
+  commitment: Commitment,
+): Result<readonly HtlcTransaction[], HtlcTransactionFailure> {
   const all: HtlcTransaction[] = [];
   for (const output of commitment.htlcOutputs) {
     const built = htlcTransaction(commitment, output);
@@ -53,4 +57,23 @@ export function htlcTransactions(commitment: Commitment): Result<readonly HtlcTr
     all.push(built.value);
   }
   return ok(all);
+}
+
+/**
+ * Witness of an HTLC transaction from both HTLC signatures (64 bytes each): `preimage` for success, null for timeout
+ * (BOLT 3, HTLC-timeout and HTLC-success transactions).
+ */
+export function htlcWitness(
+  htlc: HtlcTransaction,
+  format: CommitmentFormat,
+  signatures: { readonly owner: Uint8Array; readonly other: Uint8Array },
+  preimage: Uint8Array | null,
+): readonly Uint8Array[] {
+  return [
+    new Uint8Array(0),
+    ecdsaWitnessItem(signatures.other, htlcSighashType(format, "other")),
+    ecdsaWitnessItem(signatures.owner, htlcSighashType(format, "owner")),
+    preimage ?? new Uint8Array(0),
+    htlc.spends.witnessScript,
+  ];
 }

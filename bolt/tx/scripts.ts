@@ -3,7 +3,7 @@
 import { ripemd160 } from "@noble/hashes/legacy.js";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { opcodes as OPS, script as bscript } from "bitcoinjs-lib";
-import { sat, type Sat } from "bolt/units.ts";
+import { type Sat, sat } from "bolt/units.ts";
 import { compareBytes } from "bolt/tx/transaction.ts";
 
 /** How the commitment transaction looks: what the negotiated `channel_type` says about its scripts. */
@@ -93,11 +93,6 @@ export function toLocalScript(
 /** Witness script of to_remote in a channel with anchors: spendable after one block (BOLT 3). */
 export function toRemoteAnchorsScript(paymentPubkey: Uint8Array): Uint8Array {
   return bscript.compile([paymentPubkey, OPS.OP_CHECKSIGVERIFY!, OPS.OP_1!, OPS.OP_CHECKSEQUENCEVERIFY!]);
-}
-
-/** scriptPubKey of to_remote: P2WPKH, with anchors P2WSH of {@link toRemoteAnchorsScript}. */
-export function toRemoteOutputScript(format: CommitmentFormat, paymentPubkey: Uint8Array): Uint8Array {
-  return format === "anchors" ? p2wsh(toRemoteAnchorsScript(paymentPubkey)) : p2wpkh(paymentPubkey);
 }
 
 /** Witness script of an anchor: its owner's funding key, or anyone after 16 blocks (BOLT 3). */
@@ -236,7 +231,9 @@ export function scriptKind(script: Uint8Array): ScriptKind {
     script.length === 25 && script[0] === OPS.OP_DUP && script[1] === OPS.OP_HASH160 && script[2] === 20 &&
     script[23] === OPS.OP_EQUALVERIFY && script[24] === OPS.OP_CHECKSIG
   ) return "p2pkh";
-  if (script.length === 23 && script[0] === OPS.OP_HASH160 && script[1] === 20 && script[22] === OPS.OP_EQUAL) {
+  if (
+    script.length === 23 && script[0] === OPS.OP_HASH160 && script[1] === 20 && script[22] === OPS.OP_EQUAL
+  ) {
     return "p2sh";
   }
   return script[0] === OP_RETURN ? "op_return" : "other";

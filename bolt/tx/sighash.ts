@@ -1,14 +1,10 @@
 /** What is signed (BIP 143) for the transactions of BOLT 3. */
 
-import { Transaction } from "bitcoinjs-lib";
+import type { Transaction } from "bitcoinjs-lib";
 import type { Sat } from "bolt/units.ts";
 import type { Commitment, HtlcOutput } from "bolt/tx/commitment.ts";
 import type { CommitmentFormat } from "bolt/tx/scripts.ts";
-
-/** SIGHASH_ALL. */
-export const SIGHASH_ALL = Transaction.SIGHASH_ALL;
-/** SIGHASH_SINGLE | SIGHASH_ANYONECANPAY: the other side's signature on HTLC transactions with anchors (BOLT 3). */
-export const SIGHASH_SINGLE_ANYONECANPAY = Transaction.SIGHASH_SINGLE | Transaction.SIGHASH_ANYONECANPAY;
+import { SIGHASH_ALL, SIGHASH_SINGLE_ANYONECANPAY } from "bolt/tx/signature.ts";
 
 /** 32 byte hash that both funding keys sign to make a commitment valid (SIGHASH_ALL). */
 export function commitmentSighash(commitment: Commitment): Uint8Array {
@@ -35,6 +31,11 @@ export function htlcSighash(
 }
 
 /** 32 byte hash of a P2WSH or P2WPKH input: `scriptCode` is the witness script, or the P2WPKH script code. */
-export function witnessV0Sighash(tx: Transaction, input: number, scriptCode: Uint8Array, amount: Sat): Uint8Array {
+export function witnessV0Sighash(
+  tx: Transaction,
+  input: number,
+  scriptCode: Uint8Array,
+  amount: Sat,
+): Uint8Array {
   return tx.hashForWitnessV0(input, scriptCode, amount, SIGHASH_ALL);
 }

@@ -30,7 +30,11 @@ export interface TxInput {
 
 /** Makes an unsigned version 2 transaction with the inputs and outputs in the given order. */
 export function makeTransaction(
-  parts: { readonly locktime: number; readonly inputs: readonly TxInput[]; readonly outputs: readonly TxOutput[] },
+  parts: {
+    readonly locktime: number;
+    readonly inputs: readonly TxInput[];
+    readonly outputs: readonly TxOutput[];
+  },
 ): Transaction {
   const tx = new Transaction();
   tx.version = TX_VERSION;

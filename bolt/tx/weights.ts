@@ -1,6 +1,15 @@
 /** Weights of BOLT 3 transactions: the figures that both sides must compute alike, since fees follow from them. */
 
-import { addSat, type FeeratePerKw, feeCeil, feeFloor, type Sat, sat, weight, type Weight } from "bolt/units.ts";
+import {
+  addSat,
+  feeCeil,
+  feeFloor,
+  type FeeratePerKw,
+  type Sat,
+  sat,
+  type Weight,
+  weight,
+} from "bolt/units.ts";
 import type { CommitmentFormat } from "bolt/tx/scripts.ts";
 
 /** Weight units of a byte outside of a witness. */
@@ -10,10 +19,19 @@ export const ANCHOR_AMOUNT = sat(330);
 /** Most weight a transaction that nodes relay can have; an interactive transaction above it is refused (BOLT 2). */
 export const MAX_STANDARD_TX_WEIGHT = weight(400_000);
 
-const COMMITMENT_WEIGHT: Readonly<Record<CommitmentFormat, number>> = { static_remotekey: 724, anchors: 1124 };
+const COMMITMENT_WEIGHT: Readonly<Record<CommitmentFormat, number>> = {
+  static_remotekey: 724,
+  anchors: 1124,
+};
 const HTLC_OUTPUT_WEIGHT = 172;
-const HTLC_TIMEOUT_WEIGHT: Readonly<Record<CommitmentFormat, number>> = { static_remotekey: 663, anchors: 666 };
-const HTLC_SUCCESS_WEIGHT: Readonly<Record<CommitmentFormat, number>> = { static_remotekey: 703, anchors: 706 };
+const HTLC_TIMEOUT_WEIGHT: Readonly<Record<CommitmentFormat, number>> = {
+  static_remotekey: 663,
+  anchors: 666,
+};
+const HTLC_SUCCESS_WEIGHT: Readonly<Record<CommitmentFormat, number>> = {
+  static_remotekey: 703,
+  anchors: 706,
+};
 
 /** Version, locktime, one byte each for the counts of inputs and outputs; marker and flag of the witness. */
 const COMMON_FIELDS_WEIGHT = WITNESS_SCALE * (4 + 4 + 1 + 1) + 2;
@@ -50,7 +68,11 @@ export function htlcSuccessWeight(format: CommitmentFormat): Weight {
 }
 
 /** Fee that an HTLC transaction carries itself; zero with anchors, whose fee comes from inputs added later. */
-export function htlcTransactionFee(format: CommitmentFormat, rate: FeeratePerKw, kind: "timeout" | "success"): Sat {
+export function htlcTransactionFee(
+  format: CommitmentFormat,
+  rate: FeeratePerKw,
+  kind: "timeout" | "success",
+): Sat {
   if (format === "anchors") return sat(0);
   return feeFloor(rate, kind === "timeout" ? htlcTimeoutWeight(format) : htlcSuccessWeight(format));
 }
