@@ -1,6 +1,7 @@
 /** Building the agreed transaction and judging it as a whole (BOLT 2, tx_complete). */
 import { err, ok, type Result } from "bolt/result.ts";
-import { compareBytes, makeTransaction, sameBytes, sameOutPoint, txidOf } from "bolt/tx/transaction.ts";
+import { findFundingOutput } from "bolt/tx/funding.ts";
+import { compareBytes, makeTransaction, sameOutPoint, txidOf } from "bolt/tx/transaction.ts";
 import { MAX_STANDARD_TX_WEIGHT } from "bolt/tx/weights.ts";
 import { isSat, type Sat, sat } from "bolt/units.ts";
 import type { InteractiveFailure } from "bolt/interactive/failures.ts";
@@ -39,7 +40,7 @@ function flow(
   return {
     in: total(inputs.filter((input) => input.side === side).map((input) => input.amount)),
     out: total(
-      outputs.filter((output) => output.side === side && output !== funding).map((output) => output.sats),
+      outputs.filter((output) => output.side === side && output !== funding).map((output) => output.amount),
     ),
   };
 }
@@ -50,20 +51,23 @@ function firstSigner(totals: PerSide<bigint>, nodeIds: PerSide<Uint8Array>): Sid
   return compareBytes(nodeIds.local, nodeIds.remote) < 0 ? "local" : "remote";
 }
 
-/** The one output that pays the funding script with the agreed amount. */
+/** The index of the one output that pays the funding script with the agreed amount. */
 function findFunding(
   params: KeptParams,
   outputs: readonly SessionOutput[],
-): Result<SessionOutput, InteractiveFailure> {
-  const [funding, another] = outputs.filter((output) => sameBytes(output.script, params.fundingScript));
-  if (funding === undefined) return err({ type: "funding_output_missing" });
-  // With two, the peer could sign one commitment on each.
-  if (another !== undefined) return err({ type: "funding_output_duplicate" });
+): Result<number, InteractiveFailure> {
   const expected = sat(params.contributions.local + params.contributions.remote);
-  if (funding.sats !== expected) {
-    return err({ type: "funding_output_amount", sats: funding.sats, expected });
+  const found = findFundingOutput(outputs, params.fundingScript, expected);
+  if (found.ok) return found;
+  switch (found.error.type) {
+    case "no_funding_output":
+      return err({ type: "funding_output_missing" });
+    case "several_funding_outputs":
+      // With two, the peer could sign one commitment on each.
+      return err({ type: "funding_output_duplicate" });
+    case "wrong_funding_amount":
+      return err({ type: "funding_output_amount", amount: found.error.amount, expected });
   }
-  return ok(funding);
 }
 
 /** What a replacement must do to the attempts before it (BOLT 2, RBF); undefined if it does. */
@@ -92,13 +96,15 @@ export function completeTransaction(
 ): Result<CompletedTx, InteractiveFailure> {
   if (inputs.length > MAX_INPUTS) return err({ type: "too_many_inputs" });
   if (outputs.length > MAX_OUTPUTS) return err({ type: "too_many_outputs" });
-  const found = findFunding(params, outputs);
+  const sortedInputs = inputs.toSorted(bySerialId);
+  const sortedOutputs = outputs.toSorted(bySerialId);
+  const found = findFunding(params, sortedOutputs);
   if (!found.ok) return found;
-  const funding = found.value;
+  const funding = sortedOutputs[found.value]!;
 
   const local = flow("local", inputs, outputs, funding);
   const remote = flow("remote", inputs, outputs, funding);
-  if (!isSat(local.in + remote.in) || !isSat(local.out + remote.out + funding.sats)) {
+  if (!isSat(local.in + remote.in) || !isSat(local.out + remote.out + funding.amount)) {
     return err({ type: "total_overflow" });
   }
   const localFee = local.in - local.out - params.contributions.local;
@@ -126,13 +132,7 @@ export function completeTransaction(
   const failure = checkReplaces(params, inputs, sat(fees.local + fees.remote));
   if (failure !== undefined) return err(failure);
 
-  const sortedInputs = inputs.toSorted(bySerialId);
-  const sortedOutputs = outputs.toSorted(bySerialId);
-  const tx = makeTransaction({
-    locktime: params.locktime,
-    inputs: sortedInputs,
-    outputs: sortedOutputs.map((output) => ({ amount: output.sats, script: output.script })),
-  });
+  const tx = makeTransaction({ locktime: params.locktime, inputs: sortedInputs, outputs: sortedOutputs });
   return ok({
     channelId: params.channelId,
     initiator,
@@ -142,7 +142,7 @@ export function completeTransaction(
     txid: txidOf(tx),
     inputs: sortedInputs,
     outputs: sortedOutputs.map((output) => output === funding ? { ...output, side: "shared" } : output),
-    fundingOutputIndex: sortedOutputs.indexOf(funding),
+    fundingOutputIndex: found.value,
     contributions: params.contributions,
     fees,
     signsFirst: firstSigner({ local: local.in, remote: remote.in }, params.nodeIds),

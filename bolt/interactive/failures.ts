@@ -90,7 +90,7 @@ export type InteractiveFailure =
   /** tx_complete: several outputs pay the funding script. */
   | { readonly type: "funding_output_duplicate" }
   /** tx_complete: the funding output is not the sum of both contributions. */
-  | { readonly type: "funding_output_amount"; readonly sats: Sat; readonly expected: Sat }
+  | { readonly type: "funding_output_amount"; readonly amount: bigint; readonly expected: Sat }
   /** tx_complete: totals beyond all bitcoin. */
   | { readonly type: "total_overflow" }
   /** tx_complete: the peer's inputs do not cover its outputs and contribution. */
@@ -167,7 +167,7 @@ export function abortText(failure: InteractiveFailure): string {
     case "funding_output_duplicate":
       return "more than one funding output";
     case "funding_output_amount":
-      return `the funding output has ${failure.sats} sat instead of ${failure.expected} sat`;
+      return `the funding output has ${failure.amount} sat instead of ${failure.expected} sat`;
     case "total_overflow":
       return "amounts add up to more than 21000000 BTC";
     case "peer_inputs_insufficient":

@@ -2,11 +2,11 @@
 import { err, ok, type Result } from "bolt/result.ts";
 import { isWitnessProgram } from "bolt/tx/scripts.ts";
 import { parseTransaction } from "bolt/tx/parse.ts";
-import { type OutPoint, sameBytes } from "bolt/tx/transaction.ts";
+import { type OutPoint, sameBytes, type TxOutput } from "bolt/tx/transaction.ts";
 import type { PlanFailure } from "bolt/interactive/failures.ts";
 import { MAX_SEQUENCE } from "bolt/interactive/limits.ts";
 import { acceptableOutputScript } from "bolt/interactive/output_scripts.ts";
-import type { KeptParams, PlannedInput, PlannedOutput } from "bolt/interactive/types.ts";
+import type { KeptParams, PlannedInput } from "bolt/interactive/types.ts";
 import type { Sat } from "bolt/units.ts";
 
 /** The limit that bounds our outputs: both sides' relay rules must take them. */
@@ -49,10 +49,10 @@ export function checkPlannedInput(
 /** Whether an output of ours is one that every peer takes; undefined if so. */
 export function checkPlannedOutput(
   params: KeptParams,
-  output: PlannedOutput,
+  output: TxOutput,
   index: number,
 ): PlanFailure | undefined {
-  if (output.sats < ownDustLimit(params)) return { type: "plan_output_below_dust", index };
+  if (output.amount < ownDustLimit(params)) return { type: "plan_output_below_dust", index };
   if (!acceptableOutputScript(output.script) || sameBytes(output.script, params.fundingScript)) {
     return { type: "plan_output_script", index };
   }

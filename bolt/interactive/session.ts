@@ -8,7 +8,7 @@
 import { err, ok, type Result } from "bolt/result.ts";
 import { parseTransaction } from "bolt/tx/parse.ts";
 import { isWitnessProgram } from "bolt/tx/scripts.ts";
-import { type OutPoint, sameBytes, sameOutPoint } from "bolt/tx/transaction.ts";
+import { type OutPoint, sameBytes, sameOutPoint, type TxOutput } from "bolt/tx/transaction.ts";
 import { isSat, sat } from "bolt/units.ts";
 import { completeTransaction, initiatorOf, total } from "bolt/interactive/complete.ts";
 import { abortText, type InteractiveFailure, type PlanFailure } from "bolt/interactive/failures.ts";
@@ -76,7 +76,7 @@ export function createSession(params: SessionParams): Result<SessionState, PlanF
     if (failure !== undefined) return err(failure);
     queue.push({ type: "add_output", serialId: ids.value[inputs.length + index]!, output });
   }
-  const funding = { sats: fundingAmount, script: params.fundingScript };
+  const funding = { amount: fundingAmount, script: params.fundingScript };
   if (initiator) queue.push({ type: "add_output", serialId: ids.value.at(-1)!, output: funding });
 
   const failure = checkPlanPays(params, initiator ? [...outputs, funding] : outputs) ??
@@ -98,10 +98,10 @@ export function createSession(params: SessionParams): Result<SessionState, PlanF
 /** Whether our inputs cover our contribution, outputs and fee. `outputs` with the funding output if it is ours to add. */
 function checkPlanPays(
   params: SessionParams,
-  outputs: readonly { readonly sats: bigint; readonly script: Uint8Array }[],
+  outputs: readonly TxOutput[],
 ): PlanFailure | undefined {
   const paid = total(params.inputs.map((input) => input.amount));
-  const out = total(params.outputs.map((output) => output.sats)) + params.contributions.local;
+  const out = total(params.outputs.map((output) => output.amount)) + params.contributions.local;
   if (!isSat(paid) || !isSat(out)) return { type: "plan_amount_overflow" };
   const fee = ownFee(params.feerate, {
     initiator: params.role === "initiator",
@@ -172,13 +172,13 @@ function speak(state: SessionState, peerComplete: boolean): Step {
       });
     }
     case "add_output": {
-      const { sats, script } = move.output;
-      const output: SessionOutput = { serialId: serial_id, side: "local", sats, script };
+      const { amount, script } = move.output;
+      const output: SessionOutput = { serialId: serial_id, side: "local", amount, script };
       return send({ ...next, outputs: [...state.outputs, output] }, {
         type: "tx_add_output",
         channel_id,
         serial_id,
-        sats,
+        sats: amount,
         script,
       });
     }
@@ -332,7 +332,7 @@ function checkAddOutput(
   if (!isSat(sats)) return err({ type: "output_above_max_money", serialId });
   if (sats < state.params.dustLimits.local) return err({ type: "output_below_dust", serialId });
   if (!acceptableOutputScript(script)) return err({ type: "output_script_refused", serialId });
-  return ok({ serialId, side: "remote", sats, script });
+  return ok({ serialId, side: "remote", amount: sats, script });
 }
 
 /** Both said tx_complete: judges the whole. `before` is what is to be sent only if it is good. */

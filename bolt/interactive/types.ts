@@ -6,7 +6,7 @@ import type {
   TxRemoveInput,
   TxRemoveOutput,
 } from "bolt/wire/messages.ts";
-import type { OutPoint } from "bolt/tx/transaction.ts";
+import type { OutPoint, TxOutput } from "bolt/tx/transaction.ts";
 import type { InteractiveFailure, PlanFailure } from "bolt/interactive/failures.ts";
 import type { FeeratePerKw, Sat, Weight } from "bolt/units.ts";
 
@@ -33,12 +33,6 @@ export interface PlannedInput {
   readonly witnessWeight: Weight;
   /** Whether it is in a block, as far as we know (BOLT 2, require_confirmed_inputs). */
   readonly confirmed: boolean;
-}
-
-/** An output of ours besides the funding output. */
-export interface PlannedOutput {
-  readonly sats: Sat;
-  readonly script: Uint8Array;
 }
 
 /** An earlier signed funding transaction of the channel, which a new one must replace (BOLT 2, tx_init_rbf). */
@@ -75,7 +69,8 @@ export interface SessionParams {
   /** Every earlier attempt that could still confirm, oldest first; empty for a first open. */
   readonly previousAttempts: readonly PreviousAttempt[];
   readonly inputs: readonly PlannedInput[];
-  readonly outputs: readonly PlannedOutput[];
+  /** Ours besides the funding output: change, above all. */
+  readonly outputs: readonly TxOutput[];
   readonly serialIds: SerialIds;
 }
 
@@ -95,14 +90,14 @@ export interface SessionInput {
 export interface SessionOutput {
   readonly serialId: bigint;
   readonly side: Side;
-  readonly sats: Sat;
+  readonly amount: Sat;
   readonly script: Uint8Array;
 }
 
 /** A change to our part of the transaction. */
 export type Move =
   | { readonly type: "add_input"; readonly serialId: bigint; readonly input: PlannedInput }
-  | { readonly type: "add_output"; readonly serialId: bigint; readonly output: PlannedOutput }
+  | { readonly type: "add_output"; readonly serialId: bigint; readonly output: TxOutput }
   | { readonly type: "remove_input"; readonly serialId: bigint }
   | { readonly type: "remove_output"; readonly serialId: bigint };
 
@@ -175,7 +170,7 @@ export type CompletedInput = SessionInput;
 export interface CompletedOutput {
   readonly serialId: bigint;
   readonly side: Side | "shared";
-  readonly sats: Sat;
+  readonly amount: Sat;
   readonly script: Uint8Array;
 }
 
