@@ -2,7 +2,12 @@
 import { script as bscript, Transaction } from "bitcoinjs-lib";
 import { ecc } from "bolt/crypto/ecc.ts";
 import { err, ok, type Result } from "bolt/result.ts";
-import { buildInteractive, type BuildInteractiveFailure, withWitnesses } from "bolt/tx/build_interactive.ts";
+import {
+  buildInteractive,
+  type BuildInteractiveFailure,
+  withWitnesses,
+  type WitnessesFailure,
+} from "bolt/tx/build_interactive.ts";
 import { hash160, p2wpkhScriptCode, scriptKind, witnessProgram } from "bolt/tx/scripts.ts";
 import { SIGHASH_ALL } from "bolt/tx/signature.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
@@ -179,15 +184,13 @@ export interface FinalizedTx {
   readonly feerate: FeeratePerKw;
 }
 
-type CorruptReason = BuildInteractiveFailure["type"] | WitnessesFailure["type"] | "txid";
-
 /** Why witnesses do not make the transaction complete: a mistake of the caller. */
 export type FinalizeFailure =
   | { readonly type: "finalize_witness_count"; readonly side: Side }
   /** A CompletedTx that no session made. */
   | {
     readonly type: "finalize_corrupt_transaction";
-    readonly reason: BuildInteractiveFailure["type"] | "txid";
+    readonly reason: BuildInteractiveFailure["type"] | WitnessesFailure["type"] | "txid";
   };
 
 /** The transaction with both sides' witnesses, each by rising serial id. No signature is verified here. */
