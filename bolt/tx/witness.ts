@@ -1,5 +1,5 @@
 import { concatBytes } from "@noble/hashes/utils.js";
-import { err, ok, type Result, unreachable } from "bolt/result.ts";
+import { err, ok, type Result } from "bolt/result.ts";
 import { type ScriptKind, scriptKind } from "bolt/tx/scripts.ts";
 import { SIGHASH_ALL } from "bolt/tx/signature.ts";
 import { compactSizeLength } from "bolt/tx/weights.ts";
@@ -103,8 +103,6 @@ function failureOf(kind: ScriptKind, stack: readonly Uint8Array[]): WitnessFailu
     case "op_return":
     case "other":
       return nonStandard(`no standard witness spends ${kind}`);
-    default:
-      return unreachable(kind);
   }
 }
 
