@@ -123,8 +123,12 @@ export const nobleEcc: Ecc = {
   },
 
   verifyEcdsa(hash, signature, point) {
-    if (hash.length !== SECRET || signature.length !== SIGNATURE || parsePoint(point) === null) return false;
-    return secp256k1.verify(signature, hash, point, { prehash: false, lowS: true, format: "compact" });
+    if (hash.length !== SECRET || signature.length !== SIGNATURE || point.length !== POINT) return false;
+    try {
+      return secp256k1.verify(signature, hash, point, { prehash: false, lowS: true, format: "compact" });
+    } catch {
+      return false;
+    }
   },
 
   signRecoverable(hash, secret) {
