@@ -7,7 +7,10 @@
 //
 // Refusals are FAILED_PRECONDITION with google.rpc.ErrorInfo reason: EPOCH_STALE, CONTENT_CONFLICT, REVOKED,
 // NOT_MIRRORED, BALANCE_MISMATCH, FEE_TOO_HIGH, BAD_SIGNATURE, ZERO_OUTPOINT, UNKNOWN_CHANNEL, NOT_LOCKED,
-// MEMORY_LOST, MEMORY_ROLLED_BACK, INPUT_BOUND, UNNAMED_OUTPUT, FROZEN.
+// MEMORY_LOST, MEMORY_ROLLED_BACK, INPUT_BOUND, UNNAMED_OUTPUT, FROZEN, MALLEABLE_INPUT, FOREIGN_DATABASE.
+// UNAVAILABLE with reason NOT_BOUND: signing calls for channels are served only after BindDatabase succeeded in this
+// run of hsmd (GetInfo.bound), since only the database's mark shows that the memory was rolled back. Whoever holds the
+// database binds again when `instance` changes.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -19,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file arcus/hsmd/v1/hsmd.proto.
  */
 export const file_arcus_hsmd_v1_hsmd: GenFile = /*@__PURE__*/
-  fileDesc("ChhhcmN1cy9oc21kL3YxL2hzbWQucHJvdG8SDWFyY3VzLmhzbWQudjEiEAoOR2V0SW5mb1JlcXVlc3QitwEKD0dldEluZm9SZXNwb25zZRIPCgdub2RlX2lkGAEgASgMEhEKCW1lbW9yeV9pZBgCIAEoDBISCgpoaWdoX3dhdGVyGAMgASgEEhMKC2RhdGFiYXNlX2lkGAQgASgMEgsKA2VjYxgFIAEoCRISCgpjaGFpbl9oYXNoGAYgASgMEhAKCGluc3RhbmNlGAcgASgJEg8KB3RydXN0ZWQYCCABKAgSEwoLd2FsbGV0X3hwdWIYCSABKAkiYwoTQmluZERhdGFiYXNlUmVxdWVzdBITCgtkYXRhYmFzZV9pZBgBIAEoDBIaChJleHBlY3RlZF9tZW1vcnlfaWQYAiABKAwSGwoTZXhwZWN0ZWRfaGlnaF93YXRlchgDIAEoBCJEChRCaW5kRGF0YWJhc2VSZXNwb25zZRIsCgRpbmZvGAEgASgLMh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2UiKwoTQWNjZXB0TWVtb3J5UmVxdWVzdBIUCgxjb25maXJtYXRpb24YASABKAkiFgoUQWNjZXB0TWVtb3J5UmVzcG9uc2UiHAoLRWNkaFJlcXVlc3QSDQoFcG9pbnQYASABKAwiHgoMRWNkaFJlc3BvbnNlEg4KBnNlY3JldBgBIAEoDCIqCglXYWxsZXRLZXkSDgoGY2hhbmdlGAEgASgIEg0KBWluZGV4GAIgASgNIk0KF0Rlcml2ZVdhbGxldEtleXNSZXF1ZXN0Eg4KBmNoYW5nZRgBIAEoCBITCgtmaXJzdF9pbmRleBgCIAEoDRINCgVjb3VudBgDIAEoDSJCChhEZXJpdmVXYWxsZXRLZXlzUmVzcG9uc2USDwoHc2NyaXB0cxgBIAMoDBIVCg1pbnRlcm5hbF9rZXlzGAIgAygMInQKC1dhbGxldElucHV0EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSEgoKYW1vdW50X3NhdBgCIAEoBBIlCgNrZXkYAyABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleSItCgdQcmV2T3V0EhIKCmFtb3VudF9zYXQYASABKAQSDgoGc2NyaXB0GAIgASgMIqwDChdTaWduV2FsbGV0SW5wdXRzUmVxdWVzdBIKCgJ0eBgBIAEoDBIoCghwcmV2b3V0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJCCgZpbnB1dHMYAyADKAsyMi5hcmN1cy5oc21kLnYxLlNpZ25XYWxsZXRJbnB1dHNSZXF1ZXN0LklucHV0c0VudHJ5EkIKBmNoYW5nZRgEIAMoCzIyLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1JlcXVlc3QuQ2hhbmdlRW50cnkSFAoMZGVzdGluYXRpb25zGAUgAygNEhMKC21heF9mZWVfc2F0GAYgASgEEhYKDmZvcmVpZ25faW5wdXRzGAcgASgIGkcKC0lucHV0c0VudHJ5EgsKA2tleRgBIAEoDRInCgV2YWx1ZRgCIAEoCzIYLmFyY3VzLmhzbWQudjEuV2FsbGV0S2V5OgI4ARpHCgtDaGFuZ2VFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEimgEKGFNpZ25XYWxsZXRJbnB1dHNSZXNwb25zZRJLCgpzaWduYXR1cmVzGAEgAygLMjcuYXJjdXMuaHNtZC52MS5TaWduV2FsbGV0SW5wdXRzUmVzcG9uc2UuU2lnbmF0dXJlc0VudHJ5GjEKD1NpZ25hdHVyZXNFbnRyeRILCgNrZXkYASABKA0SDQoFdmFsdWUYAiABKAw6AjgBIiQKEU5ld0NoYW5uZWxSZXF1ZXN0Eg8KB3BlZXJfaWQYASABKAwicQoSTmV3Q2hhbm5lbFJlc3BvbnNlEhYKDmNoYW5uZWxfa2V5X2lkGAEgASgMEhkKEXBheW1lbnRfa2V5X2luZGV4GAIgASgNEigKBGtleXMYAyABKAsyGi5hcmN1cy5oc21kLnYxLkNoYW5uZWxLZXlzIuIBCgtDaGFubmVsS2V5cxIWCg5mdW5kaW5nX3B1YmtleRgBIAEoDBIcChRyZXZvY2F0aW9uX2Jhc2Vwb2ludBgCIAEoDBIZChFwYXltZW50X2Jhc2Vwb2ludBgDIAEoDBIhChlkZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAQgASgMEhYKDmh0bGNfYmFzZXBvaW50GAUgASgMEiIKGmZpcnN0X3Blcl9jb21taXRtZW50X3BvaW50GAYgASgMEiMKG3NlY29uZF9wZXJfY29tbWl0bWVudF9wb2ludBgHIAEoDCJOCgpDaGFubmVsUmVmEhYKDmNoYW5uZWxfa2V5X2lkGAEgASgMEhkKEXBheW1lbnRfa2V5X2luZGV4GAIgASgNEg0KBWVwb2NoGAMgASgEIkoKFUdldENoYW5uZWxLZXlzUmVxdWVzdBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDSJCChZHZXRDaGFubmVsS2V5c1Jlc3BvbnNlEigKBGtleXMYASABKAsyGi5hcmN1cy5oc21kLnYxLkNoYW5uZWxLZXlzIkQKFVJlZ2lzdGVyRXBvY2hzUmVxdWVzdBIrCghjaGFubmVscxgBIAMoCzIZLmFyY3VzLmhzbWQudjEuQ2hhbm5lbFJlZiJIChZSZWdpc3RlckVwb2Noc1Jlc3BvbnNlEi4KCGNoYW5uZWxzGAEgAygLMhwuYXJjdXMuaHNtZC52MS5DaGFubmVsTWVtb3J5IrMBCg1DaGFubmVsTWVtb3J5EhYKDmNoYW5uZWxfa2V5X2lkGAEgASgMEg0KBWVwb2NoGAIgASgEEg8KB3JlZnVzZWQYAyABKAgSMAoJb3V0cG9pbnRzGAQgAygLMh0uYXJjdXMuaHNtZC52MS5PdXRwb2ludE1lbW9yeRIoCgZsb2NrZWQYBSABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludBIOCgZmcm96ZW4YBiABKAgirQEKDk91dHBvaW50TWVtb3J5EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSGQoMbG9jYWxfbnVtYmVyGAIgASgESACIAQESGgoNcmVtb3RlX251bWJlchgDIAEoBEgBiAEBEhUKDWlucHV0c19zaWduZWQYBCABKAhCDwoNX2xvY2FsX251bWJlckIQCg5fcmVtb3RlX251bWJlciITChFMaXN0RXBvY2hzUmVxdWVzdCJEChJMaXN0RXBvY2hzUmVzcG9uc2USLgoIY2hhbm5lbHMYASADKAsyHC5hcmN1cy5oc21kLnYxLkNoYW5uZWxNZW1vcnkiRgocR2V0UGVyQ29tbWl0bWVudFBvaW50UmVxdWVzdBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIOCgZudW1iZXIYAiABKAQiLgodR2V0UGVyQ29tbWl0bWVudFBvaW50UmVzcG9uc2USDQoFcG9pbnQYASABKAwisQMKDENoYW5uZWxUZXJtcxIXCg9sb2NhbF9pc19vcGVuZXIYASABKAgSFAoMY2hhbm5lbF90eXBlGAIgASgMEh0KFXJlbW90ZV9mdW5kaW5nX3B1YmtleRgDIAEoDBIjChtyZW1vdGVfcmV2b2NhdGlvbl9iYXNlcG9pbnQYBCABKAwSIAoYcmVtb3RlX3BheW1lbnRfYmFzZXBvaW50GAUgASgMEigKIHJlbW90ZV9kZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAYgASgMEh0KFXJlbW90ZV9odGxjX2Jhc2Vwb2ludBgHIAEoDBIpCiFyZW1vdGVfZmlyc3RfcGVyX2NvbW1pdG1lbnRfcG9pbnQYCCABKAwSGwoTbG9jYWxfdG9fc2VsZl9kZWxheRgJIAEoDRIcChRyZW1vdGVfdG9fc2VsZl9kZWxheRgKIAEoDRIcChRsb2NhbF9kdXN0X2xpbWl0X3NhdBgLIAEoBBIdChVyZW1vdGVfZHVzdF9saW1pdF9zYXQYDCABKAQSIAoYY29tbWl0bWVudF9mZWVyYXRlX3Blcmt3GA0gASgNInkKDEF0dGVtcHRUZXJtcxISCgpmdW5kaW5nX3R4GAEgASgMEhQKDG91dHB1dF9pbmRleBgCIAEoDRIeChZsb2NhbF9jb250cmlidXRpb25fc2F0GAMgASgEEh8KF3JlbW90ZV9jb250cmlidXRpb25fc2F0GAQgASgEIqQBChxTaWduUmVtb3RlQ29tbWl0bWVudDBSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMiMgodU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVzcG9uc2USEQoJc2lnbmF0dXJlGAEgASgMIsMEChlTaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMSGAoQcmVtb3RlX3NpZ25hdHVyZRgEIAEoDBITCgtzaWduX2lucHV0cxgFIAEoCBIoCghwcmV2b3V0cxgGIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJECgZpbnB1dHMYByADKAsyNC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlcXVlc3QuSW5wdXRzRW50cnkSRAoGY2hhbmdlGAggAygLMjQuYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0LkNoYW5nZUVudHJ5EhQKDGRlc3RpbmF0aW9ucxgJIAMoDRITCgttYXhfZmVlX3NhdBgKIAEoBBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpsBChpTaWduRnVuZGluZ0F0dGVtcHRSZXNwb25zZRJLCgl3aXRuZXNzZXMYASADKAsyOC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlc3BvbnNlLldpdG5lc3Nlc0VudHJ5GjAKDldpdG5lc3Nlc0VudHJ5EgsKA2tleRgBIAEoDRINCgV2YWx1ZRgCIAEoDDoCOAEibAoSTG9ja0Z1bmRpbmdSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoIb3V0cG9pbnQYAiABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludCIVChNMb2NrRnVuZGluZ1Jlc3BvbnNlMpoKCgRIc21kEkgKB0dldEluZm8SHS5hcmN1cy5oc21kLnYxLkdldEluZm9SZXF1ZXN0Gh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2USVwoMQmluZERhdGFiYXNlEiIuYXJjdXMuaHNtZC52MS5CaW5kRGF0YWJhc2VSZXF1ZXN0GiMuYXJjdXMuaHNtZC52MS5CaW5kRGF0YWJhc2VSZXNwb25zZRJXCgxBY2NlcHRNZW1vcnkSIi5hcmN1cy5oc21kLnYxLkFjY2VwdE1lbW9yeVJlcXVlc3QaIy5hcmN1cy5oc21kLnYxLkFjY2VwdE1lbW9yeVJlc3BvbnNlEj8KBEVjZGgSGi5hcmN1cy5oc21kLnYxLkVjZGhSZXF1ZXN0GhsuYXJjdXMuaHNtZC52MS5FY2RoUmVzcG9uc2USYwoQRGVyaXZlV2FsbGV0S2V5cxImLmFyY3VzLmhzbWQudjEuRGVyaXZlV2FsbGV0S2V5c1JlcXVlc3QaJy5hcmN1cy5oc21kLnYxLkRlcml2ZVdhbGxldEtleXNSZXNwb25zZRJjChBTaWduV2FsbGV0SW5wdXRzEiYuYXJjdXMuaHNtZC52MS5TaWduV2FsbGV0SW5wdXRzUmVxdWVzdBonLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1Jlc3BvbnNlElEKCk5ld0NoYW5uZWwSIC5hcmN1cy5oc21kLnYxLk5ld0NoYW5uZWxSZXF1ZXN0GiEuYXJjdXMuaHNtZC52MS5OZXdDaGFubmVsUmVzcG9uc2USXQoOR2V0Q2hhbm5lbEtleXMSJC5hcmN1cy5oc21kLnYxLkdldENoYW5uZWxLZXlzUmVxdWVzdBolLmFyY3VzLmhzbWQudjEuR2V0Q2hhbm5lbEtleXNSZXNwb25zZRJdCg5SZWdpc3RlckVwb2NocxIkLmFyY3VzLmhzbWQudjEuUmVnaXN0ZXJFcG9jaHNSZXF1ZXN0GiUuYXJjdXMuaHNtZC52MS5SZWdpc3RlckVwb2Noc1Jlc3BvbnNlElEKCkxpc3RFcG9jaHMSIC5hcmN1cy5oc21kLnYxLkxpc3RFcG9jaHNSZXF1ZXN0GiEuYXJjdXMuaHNtZC52MS5MaXN0RXBvY2hzUmVzcG9uc2UScgoVR2V0UGVyQ29tbWl0bWVudFBvaW50EisuYXJjdXMuaHNtZC52MS5HZXRQZXJDb21taXRtZW50UG9pbnRSZXF1ZXN0GiwuYXJjdXMuaHNtZC52MS5HZXRQZXJDb21taXRtZW50UG9pbnRSZXNwb25zZRJyChVTaWduUmVtb3RlQ29tbWl0bWVudDASKy5hcmN1cy5oc21kLnYxLlNpZ25SZW1vdGVDb21taXRtZW50MFJlcXVlc3QaLC5hcmN1cy5oc21kLnYxLlNpZ25SZW1vdGVDb21taXRtZW50MFJlc3BvbnNlEmkKElNpZ25GdW5kaW5nQXR0ZW1wdBIoLmFyY3VzLmhzbWQudjEuU2lnbkZ1bmRpbmdBdHRlbXB0UmVxdWVzdBopLmFyY3VzLmhzbWQudjEuU2lnbkZ1bmRpbmdBdHRlbXB0UmVzcG9uc2USVAoLTG9ja0Z1bmRpbmcSIS5hcmN1cy5oc21kLnYxLkxvY2tGdW5kaW5nUmVxdWVzdBoiLmFyY3VzLmhzbWQudjEuTG9ja0Z1bmRpbmdSZXNwb25zZWIGcHJvdG8z", [file_arcus_types_v1_types]);
+  fileDesc("ChhhcmN1cy9oc21kL3YxL2hzbWQucHJvdG8SDWFyY3VzLmhzbWQudjEiEAoOR2V0SW5mb1JlcXVlc3Qi2AEKD0dldEluZm9SZXNwb25zZRIPCgdub2RlX2lkGAEgASgMEhEKCW1lbW9yeV9pZBgCIAEoDBISCgpoaWdoX3dhdGVyGAMgASgEEhMKC2RhdGFiYXNlX2lkGAQgASgMEgsKA2VjYxgFIAEoCRISCgpjaGFpbl9oYXNoGAYgASgMEhAKCGluc3RhbmNlGAcgASgJEg8KB3RydXN0ZWQYCCABKAgSEwoLd2FsbGV0X3hwdWIYCSABKAkSDQoFYm91bmQYCiABKAgSEAoIZGlzdHJ1c3QYCyABKAkiYwoTQmluZERhdGFiYXNlUmVxdWVzdBITCgtkYXRhYmFzZV9pZBgBIAEoDBIaChJleHBlY3RlZF9tZW1vcnlfaWQYAiABKAwSGwoTZXhwZWN0ZWRfaGlnaF93YXRlchgDIAEoBCJEChRCaW5kRGF0YWJhc2VSZXNwb25zZRIsCgRpbmZvGAEgASgLMh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2UiKwoTQWNjZXB0TWVtb3J5UmVxdWVzdBIUCgxjb25maXJtYXRpb24YASABKAkiFgoUQWNjZXB0TWVtb3J5UmVzcG9uc2UiHAoLRWNkaFJlcXVlc3QSDQoFcG9pbnQYASABKAwiHgoMRWNkaFJlc3BvbnNlEg4KBnNlY3JldBgBIAEoDCIqCglXYWxsZXRLZXkSDgoGY2hhbmdlGAEgASgIEg0KBWluZGV4GAIgASgNIk0KF0Rlcml2ZVdhbGxldEtleXNSZXF1ZXN0Eg4KBmNoYW5nZRgBIAEoCBITCgtmaXJzdF9pbmRleBgCIAEoDRINCgVjb3VudBgDIAEoDSJCChhEZXJpdmVXYWxsZXRLZXlzUmVzcG9uc2USDwoHc2NyaXB0cxgBIAMoDBIVCg1pbnRlcm5hbF9rZXlzGAIgAygMInQKC1dhbGxldElucHV0EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSEgoKYW1vdW50X3NhdBgCIAEoBBIlCgNrZXkYAyABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleSItCgdQcmV2T3V0EhIKCmFtb3VudF9zYXQYASABKAQSDgoGc2NyaXB0GAIgASgMItcDChdTaWduV2FsbGV0SW5wdXRzUmVxdWVzdBIKCgJ0eBgBIAEoDBIoCghwcmV2b3V0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJCCgZpbnB1dHMYAyADKAsyMi5hcmN1cy5oc21kLnYxLlNpZ25XYWxsZXRJbnB1dHNSZXF1ZXN0LklucHV0c0VudHJ5EkIKBmNoYW5nZRgEIAMoCzIyLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1JlcXVlc3QuQ2hhbmdlRW50cnkSFAoMZGVzdGluYXRpb25zGAUgAygNEhMKC21heF9mZWVfc2F0GAYgASgEEhYKDmZvcmVpZ25faW5wdXRzGAcgASgIEhMKC3NpZ2hhc2hfYWxsGAggAygNEhQKDGRvdWJsZV9zcGVuZBgJIAEoCBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpoBChhTaWduV2FsbGV0SW5wdXRzUmVzcG9uc2USSwoKc2lnbmF0dXJlcxgBIAMoCzI3LmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1Jlc3BvbnNlLlNpZ25hdHVyZXNFbnRyeRoxCg9TaWduYXR1cmVzRW50cnkSCwoDa2V5GAEgASgNEg0KBXZhbHVlGAIgASgMOgI4ASIkChFOZXdDaGFubmVsUmVxdWVzdBIPCgdwZWVyX2lkGAEgASgMInEKEk5ld0NoYW5uZWxSZXNwb25zZRIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDRIoCgRrZXlzGAMgASgLMhouYXJjdXMuaHNtZC52MS5DaGFubmVsS2V5cyLiAQoLQ2hhbm5lbEtleXMSFgoOZnVuZGluZ19wdWJrZXkYASABKAwSHAoUcmV2b2NhdGlvbl9iYXNlcG9pbnQYAiABKAwSGQoRcGF5bWVudF9iYXNlcG9pbnQYAyABKAwSIQoZZGVsYXllZF9wYXltZW50X2Jhc2Vwb2ludBgEIAEoDBIWCg5odGxjX2Jhc2Vwb2ludBgFIAEoDBIiChpmaXJzdF9wZXJfY29tbWl0bWVudF9wb2ludBgGIAEoDBIjChtzZWNvbmRfcGVyX2NvbW1pdG1lbnRfcG9pbnQYByABKAwiWgoXTmFtZURlc3RpbmF0aW9uc1JlcXVlc3QSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSJwoHb3V0cHV0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dCIaChhOYW1lRGVzdGluYXRpb25zUmVzcG9uc2UiTgoKQ2hhbm5lbFJlZhIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDRINCgVlcG9jaBgDIAEoBCJKChVHZXRDaGFubmVsS2V5c1JlcXVlc3QSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSGQoRcGF5bWVudF9rZXlfaW5kZXgYAiABKA0iQgoWR2V0Q2hhbm5lbEtleXNSZXNwb25zZRIoCgRrZXlzGAEgASgLMhouYXJjdXMuaHNtZC52MS5DaGFubmVsS2V5cyJEChVSZWdpc3RlckVwb2Noc1JlcXVlc3QSKwoIY2hhbm5lbHMYASADKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYiSAoWUmVnaXN0ZXJFcG9jaHNSZXNwb25zZRIuCghjaGFubmVscxgBIAMoCzIcLmFyY3VzLmhzbWQudjEuQ2hhbm5lbE1lbW9yeSLEAQoNQ2hhbm5lbE1lbW9yeRIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBINCgVlcG9jaBgCIAEoBBIPCgdyZWZ1c2VkGAMgASgIEjAKCW91dHBvaW50cxgEIAMoCzIdLmFyY3VzLmhzbWQudjEuT3V0cG9pbnRNZW1vcnkSKAoGbG9ja2VkGAUgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSDgoGZnJvemVuGAYgASgIEg8KB3JlZnVzYWwYByABKAkirQEKDk91dHBvaW50TWVtb3J5EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSGQoMbG9jYWxfbnVtYmVyGAIgASgESACIAQESGgoNcmVtb3RlX251bWJlchgDIAEoBEgBiAEBEhUKDWlucHV0c19zaWduZWQYBCABKAhCDwoNX2xvY2FsX251bWJlckIQCg5fcmVtb3RlX251bWJlciITChFMaXN0RXBvY2hzUmVxdWVzdCJEChJMaXN0RXBvY2hzUmVzcG9uc2USLgoIY2hhbm5lbHMYASADKAsyHC5hcmN1cy5oc21kLnYxLkNoYW5uZWxNZW1vcnkiRgocR2V0UGVyQ29tbWl0bWVudFBvaW50UmVxdWVzdBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIOCgZudW1iZXIYAiABKAQiLgodR2V0UGVyQ29tbWl0bWVudFBvaW50UmVzcG9uc2USDQoFcG9pbnQYASABKAwisQMKDENoYW5uZWxUZXJtcxIXCg9sb2NhbF9pc19vcGVuZXIYASABKAgSFAoMY2hhbm5lbF90eXBlGAIgASgMEh0KFXJlbW90ZV9mdW5kaW5nX3B1YmtleRgDIAEoDBIjChtyZW1vdGVfcmV2b2NhdGlvbl9iYXNlcG9pbnQYBCABKAwSIAoYcmVtb3RlX3BheW1lbnRfYmFzZXBvaW50GAUgASgMEigKIHJlbW90ZV9kZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAYgASgMEh0KFXJlbW90ZV9odGxjX2Jhc2Vwb2ludBgHIAEoDBIpCiFyZW1vdGVfZmlyc3RfcGVyX2NvbW1pdG1lbnRfcG9pbnQYCCABKAwSGwoTbG9jYWxfdG9fc2VsZl9kZWxheRgJIAEoDRIcChRyZW1vdGVfdG9fc2VsZl9kZWxheRgKIAEoDRIcChRsb2NhbF9kdXN0X2xpbWl0X3NhdBgLIAEoBBIdChVyZW1vdGVfZHVzdF9saW1pdF9zYXQYDCABKAQSIAoYY29tbWl0bWVudF9mZWVyYXRlX3Blcmt3GA0gASgNInkKDEF0dGVtcHRUZXJtcxISCgpmdW5kaW5nX3R4GAEgASgMEhQKDG91dHB1dF9pbmRleBgCIAEoDRIeChZsb2NhbF9jb250cmlidXRpb25fc2F0GAMgASgEEh8KF3JlbW90ZV9jb250cmlidXRpb25fc2F0GAQgASgEIqQBChxTaWduUmVtb3RlQ29tbWl0bWVudDBSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMiMgodU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVzcG9uc2USEQoJc2lnbmF0dXJlGAEgASgMIsMEChlTaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMSGAoQcmVtb3RlX3NpZ25hdHVyZRgEIAEoDBITCgtzaWduX2lucHV0cxgFIAEoCBIoCghwcmV2b3V0cxgGIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJECgZpbnB1dHMYByADKAsyNC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlcXVlc3QuSW5wdXRzRW50cnkSRAoGY2hhbmdlGAggAygLMjQuYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0LkNoYW5nZUVudHJ5EhQKDGRlc3RpbmF0aW9ucxgJIAMoDRITCgttYXhfZmVlX3NhdBgKIAEoBBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpsBChpTaWduRnVuZGluZ0F0dGVtcHRSZXNwb25zZRJLCgl3aXRuZXNzZXMYASADKAsyOC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlc3BvbnNlLldpdG5lc3Nlc0VudHJ5GjAKDldpdG5lc3Nlc0VudHJ5EgsKA2tleRgBIAEoDRINCgV2YWx1ZRgCIAEoDDoCOAEibAoSTG9ja0Z1bmRpbmdSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoIb3V0cG9pbnQYAiABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludCIVChNMb2NrRnVuZGluZ1Jlc3BvbnNlMv8KCgRIc21kEkgKB0dldEluZm8SHS5hcmN1cy5oc21kLnYxLkdldEluZm9SZXF1ZXN0Gh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2USVwoMQmluZERhdGFiYXNlEiIuYXJjdXMuaHNtZC52MS5CaW5kRGF0YWJhc2VSZXF1ZXN0GiMuYXJjdXMuaHNtZC52MS5CaW5kRGF0YWJhc2VSZXNwb25zZRJXCgxBY2NlcHRNZW1vcnkSIi5hcmN1cy5oc21kLnYxLkFjY2VwdE1lbW9yeVJlcXVlc3QaIy5hcmN1cy5oc21kLnYxLkFjY2VwdE1lbW9yeVJlc3BvbnNlEj8KBEVjZGgSGi5hcmN1cy5oc21kLnYxLkVjZGhSZXF1ZXN0GhsuYXJjdXMuaHNtZC52MS5FY2RoUmVzcG9uc2USYwoQRGVyaXZlV2FsbGV0S2V5cxImLmFyY3VzLmhzbWQudjEuRGVyaXZlV2FsbGV0S2V5c1JlcXVlc3QaJy5hcmN1cy5oc21kLnYxLkRlcml2ZVdhbGxldEtleXNSZXNwb25zZRJjChBTaWduV2FsbGV0SW5wdXRzEiYuYXJjdXMuaHNtZC52MS5TaWduV2FsbGV0SW5wdXRzUmVxdWVzdBonLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1Jlc3BvbnNlElEKCk5ld0NoYW5uZWwSIC5hcmN1cy5oc21kLnYxLk5ld0NoYW5uZWxSZXF1ZXN0GiEuYXJjdXMuaHNtZC52MS5OZXdDaGFubmVsUmVzcG9uc2USXQoOR2V0Q2hhbm5lbEtleXMSJC5hcmN1cy5oc21kLnYxLkdldENoYW5uZWxLZXlzUmVxdWVzdBolLmFyY3VzLmhzbWQudjEuR2V0Q2hhbm5lbEtleXNSZXNwb25zZRJjChBOYW1lRGVzdGluYXRpb25zEiYuYXJjdXMuaHNtZC52MS5OYW1lRGVzdGluYXRpb25zUmVxdWVzdBonLmFyY3VzLmhzbWQudjEuTmFtZURlc3RpbmF0aW9uc1Jlc3BvbnNlEl0KDlJlZ2lzdGVyRXBvY2hzEiQuYXJjdXMuaHNtZC52MS5SZWdpc3RlckVwb2Noc1JlcXVlc3QaJS5hcmN1cy5oc21kLnYxLlJlZ2lzdGVyRXBvY2hzUmVzcG9uc2USUQoKTGlzdEVwb2NocxIgLmFyY3VzLmhzbWQudjEuTGlzdEVwb2Noc1JlcXVlc3QaIS5hcmN1cy5oc21kLnYxLkxpc3RFcG9jaHNSZXNwb25zZRJyChVHZXRQZXJDb21taXRtZW50UG9pbnQSKy5hcmN1cy5oc21kLnYxLkdldFBlckNvbW1pdG1lbnRQb2ludFJlcXVlc3QaLC5hcmN1cy5oc21kLnYxLkdldFBlckNvbW1pdG1lbnRQb2ludFJlc3BvbnNlEnIKFVNpZ25SZW1vdGVDb21taXRtZW50MBIrLmFyY3VzLmhzbWQudjEuU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVxdWVzdBosLmFyY3VzLmhzbWQudjEuU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVzcG9uc2USaQoSU2lnbkZ1bmRpbmdBdHRlbXB0EiguYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0GikuYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXNwb25zZRJUCgtMb2NrRnVuZGluZxIhLmFyY3VzLmhzbWQudjEuTG9ja0Z1bmRpbmdSZXF1ZXN0GiIuYXJjdXMuaHNtZC52MS5Mb2NrRnVuZGluZ1Jlc3BvbnNlYgZwcm90bzM", [file_arcus_types_v1_types]);
 
 /**
  * @generated from message arcus.hsmd.v1.GetInfoRequest
@@ -94,6 +97,20 @@ export type GetInfoResponse = Message<"arcus.hsmd.v1.GetInfoResponse"> & {
    * @generated from field: string wallet_xpub = 9;
    */
   walletXpub: string;
+
+  /**
+   * BindDatabase succeeded in this run.
+   *
+   * @generated from field: bool bound = 10;
+   */
+  bound: boolean;
+
+  /**
+   * Why not trusted: "MEMORY_LOST" or "MEMORY_ROLLED_BACK".
+   *
+   * @generated from field: string distrust = 11;
+   */
+  distrust: string;
 };
 
 /**
@@ -397,6 +414,21 @@ export type SignWalletInputsRequest = Message<"arcus.hsmd.v1.SignWalletInputsReq
    * @generated from field: bool foreign_inputs = 7;
    */
   foreignInputs: boolean;
+
+  /**
+   * Inputs to sign with an explicit SIGHASH_ALL, by index; all others with SIGHASH_DEFAULT.
+   *
+   * @generated from field: repeated uint32 sighash_all = 8;
+   */
+  sighashAll: number[];
+
+  /**
+   * The caller double-spends a funding attempt on purpose: inputs whose signatures a funding attempt has are signed
+   * too, unless that attempt is locked. The attempt's own transaction is refused in any case.
+   *
+   * @generated from field: bool double_spend = 9;
+   */
+  doubleSpend: boolean;
 };
 
 /**
@@ -519,6 +551,43 @@ export const ChannelKeysSchema: GenMessage<ChannelKeys> = /*@__PURE__*/
   messageDesc(file_arcus_hsmd_v1_hsmd, 17);
 
 /**
+ * @generated from message arcus.hsmd.v1.NameDestinationsRequest
+ */
+export type NameDestinationsRequest = Message<"arcus.hsmd.v1.NameDestinationsRequest"> & {
+  /**
+   * @generated from field: bytes channel_key_id = 1;
+   */
+  channelKeyId: Uint8Array;
+
+  /**
+   * At most 100 for a channel.
+   *
+   * @generated from field: repeated arcus.hsmd.v1.PrevOut outputs = 2;
+   */
+  outputs: PrevOut[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.NameDestinationsRequest.
+ * Use `create(NameDestinationsRequestSchema)` to create a new message.
+ */
+export const NameDestinationsRequestSchema: GenMessage<NameDestinationsRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 18);
+
+/**
+ * @generated from message arcus.hsmd.v1.NameDestinationsResponse
+ */
+export type NameDestinationsResponse = Message<"arcus.hsmd.v1.NameDestinationsResponse"> & {
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.NameDestinationsResponse.
+ * Use `create(NameDestinationsResponseSchema)` to create a new message.
+ */
+export const NameDestinationsResponseSchema: GenMessage<NameDestinationsResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 19);
+
+/**
  * Names a channel in every signing call.
  *
  * @generated from message arcus.hsmd.v1.ChannelRef
@@ -547,7 +616,7 @@ export type ChannelRef = Message<"arcus.hsmd.v1.ChannelRef"> & {
  * Use `create(ChannelRefSchema)` to create a new message.
  */
 export const ChannelRefSchema: GenMessage<ChannelRef> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 18);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 20);
 
 /**
  * @generated from message arcus.hsmd.v1.GetChannelKeysRequest
@@ -569,7 +638,7 @@ export type GetChannelKeysRequest = Message<"arcus.hsmd.v1.GetChannelKeysRequest
  * Use `create(GetChannelKeysRequestSchema)` to create a new message.
  */
 export const GetChannelKeysRequestSchema: GenMessage<GetChannelKeysRequest> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 19);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 21);
 
 /**
  * @generated from message arcus.hsmd.v1.GetChannelKeysResponse
@@ -586,7 +655,7 @@ export type GetChannelKeysResponse = Message<"arcus.hsmd.v1.GetChannelKeysRespon
  * Use `create(GetChannelKeysResponseSchema)` to create a new message.
  */
 export const GetChannelKeysResponseSchema: GenMessage<GetChannelKeysResponse> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 20);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 22);
 
 /**
  * @generated from message arcus.hsmd.v1.RegisterEpochsRequest
@@ -603,7 +672,7 @@ export type RegisterEpochsRequest = Message<"arcus.hsmd.v1.RegisterEpochsRequest
  * Use `create(RegisterEpochsRequestSchema)` to create a new message.
  */
 export const RegisterEpochsRequestSchema: GenMessage<RegisterEpochsRequest> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 21);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 23);
 
 /**
  * @generated from message arcus.hsmd.v1.RegisterEpochsResponse
@@ -620,7 +689,7 @@ export type RegisterEpochsResponse = Message<"arcus.hsmd.v1.RegisterEpochsRespon
  * Use `create(RegisterEpochsResponseSchema)` to create a new message.
  */
 export const RegisterEpochsResponseSchema: GenMessage<RegisterEpochsResponse> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 22);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 24);
 
 /**
  * What the memory holds of one channel.
@@ -659,6 +728,13 @@ export type ChannelMemory = Message<"arcus.hsmd.v1.ChannelMemory"> & {
    * @generated from field: bool frozen = 6;
    */
   frozen: boolean;
+
+  /**
+   * Why refused: EPOCH_STALE, UNKNOWN_CHANNEL, MEMORY_LOST, ...
+   *
+   * @generated from field: string refusal = 7;
+   */
+  refusal: string;
 };
 
 /**
@@ -666,7 +742,7 @@ export type ChannelMemory = Message<"arcus.hsmd.v1.ChannelMemory"> & {
  * Use `create(ChannelMemorySchema)` to create a new message.
  */
 export const ChannelMemorySchema: GenMessage<ChannelMemory> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 23);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 25);
 
 /**
  * @generated from message arcus.hsmd.v1.OutpointMemory
@@ -700,7 +776,7 @@ export type OutpointMemory = Message<"arcus.hsmd.v1.OutpointMemory"> & {
  * Use `create(OutpointMemorySchema)` to create a new message.
  */
 export const OutpointMemorySchema: GenMessage<OutpointMemory> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 24);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 26);
 
 /**
  * @generated from message arcus.hsmd.v1.ListEpochsRequest
@@ -713,7 +789,7 @@ export type ListEpochsRequest = Message<"arcus.hsmd.v1.ListEpochsRequest"> & {
  * Use `create(ListEpochsRequestSchema)` to create a new message.
  */
 export const ListEpochsRequestSchema: GenMessage<ListEpochsRequest> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 25);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 27);
 
 /**
  * @generated from message arcus.hsmd.v1.ListEpochsResponse
@@ -730,7 +806,7 @@ export type ListEpochsResponse = Message<"arcus.hsmd.v1.ListEpochsResponse"> & {
  * Use `create(ListEpochsResponseSchema)` to create a new message.
  */
 export const ListEpochsResponseSchema: GenMessage<ListEpochsResponse> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 26);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 28);
 
 /**
  * @generated from message arcus.hsmd.v1.GetPerCommitmentPointRequest
@@ -752,7 +828,7 @@ export type GetPerCommitmentPointRequest = Message<"arcus.hsmd.v1.GetPerCommitme
  * Use `create(GetPerCommitmentPointRequestSchema)` to create a new message.
  */
 export const GetPerCommitmentPointRequestSchema: GenMessage<GetPerCommitmentPointRequest> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 27);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 29);
 
 /**
  * @generated from message arcus.hsmd.v1.GetPerCommitmentPointResponse
@@ -769,7 +845,7 @@ export type GetPerCommitmentPointResponse = Message<"arcus.hsmd.v1.GetPerCommitm
  * Use `create(GetPerCommitmentPointResponseSchema)` to create a new message.
  */
 export const GetPerCommitmentPointResponseSchema: GenMessage<GetPerCommitmentPointResponse> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 28);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 30);
 
 /**
  * Everything of a channel that its commitments depend on and that never changes; remembered at its first use, and
@@ -853,7 +929,7 @@ export type ChannelTerms = Message<"arcus.hsmd.v1.ChannelTerms"> & {
  * Use `create(ChannelTermsSchema)` to create a new message.
  */
 export const ChannelTermsSchema: GenMessage<ChannelTerms> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 29);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 31);
 
 /**
  * One funding attempt as both sides agreed it.
@@ -889,7 +965,7 @@ export type AttemptTerms = Message<"arcus.hsmd.v1.AttemptTerms"> & {
  * Use `create(AttemptTermsSchema)` to create a new message.
  */
 export const AttemptTermsSchema: GenMessage<AttemptTerms> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 30);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 32);
 
 /**
  * @generated from message arcus.hsmd.v1.SignRemoteCommitment0Request
@@ -916,7 +992,7 @@ export type SignRemoteCommitment0Request = Message<"arcus.hsmd.v1.SignRemoteComm
  * Use `create(SignRemoteCommitment0RequestSchema)` to create a new message.
  */
 export const SignRemoteCommitment0RequestSchema: GenMessage<SignRemoteCommitment0Request> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 31);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 33);
 
 /**
  * @generated from message arcus.hsmd.v1.SignRemoteCommitment0Response
@@ -935,7 +1011,7 @@ export type SignRemoteCommitment0Response = Message<"arcus.hsmd.v1.SignRemoteCom
  * Use `create(SignRemoteCommitment0ResponseSchema)` to create a new message.
  */
 export const SignRemoteCommitment0ResponseSchema: GenMessage<SignRemoteCommitment0Response> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 32);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 34);
 
 /**
  * @generated from message arcus.hsmd.v1.SignFundingAttemptRequest
@@ -990,7 +1066,7 @@ export type SignFundingAttemptRequest = Message<"arcus.hsmd.v1.SignFundingAttemp
   change: { [key: number]: WalletKey };
 
   /**
-   * Outputs to others that lightningd's own call names (a user's PSBT may pay several), by index.
+   * Outputs to others, by index; each one named before by NameDestinations.
    *
    * @generated from field: repeated uint32 destinations = 9;
    */
@@ -1009,7 +1085,7 @@ export type SignFundingAttemptRequest = Message<"arcus.hsmd.v1.SignFundingAttemp
  * Use `create(SignFundingAttemptRequestSchema)` to create a new message.
  */
 export const SignFundingAttemptRequestSchema: GenMessage<SignFundingAttemptRequest> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 33);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 35);
 
 /**
  * @generated from message arcus.hsmd.v1.SignFundingAttemptResponse
@@ -1028,7 +1104,7 @@ export type SignFundingAttemptResponse = Message<"arcus.hsmd.v1.SignFundingAttem
  * Use `create(SignFundingAttemptResponseSchema)` to create a new message.
  */
 export const SignFundingAttemptResponseSchema: GenMessage<SignFundingAttemptResponse> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 34);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 36);
 
 /**
  * @generated from message arcus.hsmd.v1.LockFundingRequest
@@ -1050,7 +1126,7 @@ export type LockFundingRequest = Message<"arcus.hsmd.v1.LockFundingRequest"> & {
  * Use `create(LockFundingRequestSchema)` to create a new message.
  */
 export const LockFundingRequestSchema: GenMessage<LockFundingRequest> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 35);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 37);
 
 /**
  * @generated from message arcus.hsmd.v1.LockFundingResponse
@@ -1063,7 +1139,7 @@ export type LockFundingResponse = Message<"arcus.hsmd.v1.LockFundingResponse"> &
  * Use `create(LockFundingResponseSchema)` to create a new message.
  */
 export const LockFundingResponseSchema: GenMessage<LockFundingResponse> = /*@__PURE__*/
-  messageDesc(file_arcus_hsmd_v1_hsmd, 36);
+  messageDesc(file_arcus_hsmd_v1_hsmd, 38);
 
 /**
  * @generated from service arcus.hsmd.v1.Hsmd
@@ -1149,6 +1225,17 @@ export const Hsmd: GenService<{
     methodKind: "unary";
     input: typeof GetChannelKeysRequestSchema;
     output: typeof GetChannelKeysResponseSchema;
+  },
+  /**
+   * Names outputs to others that funding attempts of a channel may pay (a user's PSBT may pay several): lightningd's own
+   * call, so that a wrong dualopend cannot pay our coins away. Names add up.
+   *
+   * @generated from rpc arcus.hsmd.v1.Hsmd.NameDestinations
+   */
+  nameDestinations: {
+    methodKind: "unary";
+    input: typeof NameDestinationsRequestSchema;
+    output: typeof NameDestinationsResponseSchema;
   },
   /**
    * Registers owner epochs, in lists; answers what the memory holds of each channel. An epoch lower than the
