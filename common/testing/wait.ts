@@ -46,6 +46,7 @@ async function poll(predicate: () => unknown, stop: AbortSignal): Promise<unknow
       stop.addEventListener("abort", settle, { once: true });
     });
   }
+  return undefined;
 }
 
 async function withDeadline<T>(promise: Promise<T>, ms: number, what: string): Promise<T> {
