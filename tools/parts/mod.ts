@@ -15,7 +15,12 @@ export {
   whichProgram,
 } from "./child.ts";
 export { freePort } from "./ports.ts";
-export { type DatabaseOptions, type PostgresOptions, type PostgresServer, startPostgres } from "./postgres.ts";
+export {
+  type DatabaseOptions,
+  type PostgresOptions,
+  type PostgresServer,
+  startPostgres,
+} from "./postgres.ts";
 export { type Coin, Purse } from "./purse.ts";
 export { type Payment, type RegtestNode, type RegtestOptions, startBitcoind } from "./regtest.ts";
 export { findSecp256k1, type Secp256k1Library } from "./secp256k1.ts";
