@@ -8,7 +8,7 @@ export const MAX_FEATURE_BYTES = 1024;
 const MAX_BIT = MAX_FEATURE_BYTES * 8 - 1;
 
 /** Where BOLT 9 lets a feature appear. */
-export type FeatureContext = "init" | "node" | "channel" | "invoice" | "blinded" | "channel_type";
+export type FeatureContext = "init" | "node" | "invoice" | "channel_type";
 
 /** One pair of bits: the even one requires, the odd one after it offers. */
 export interface FeatureRow {
