@@ -111,6 +111,16 @@ export function deriveRevocationPrivkey(
   return found(left === null || right === null ? null : ecc().privateAdd(left, right));
 }
 
+/**
+ * Whether a secret that a peer revealed is the one behind the per-commitment point it gave earlier (BOLT 2,
+ * `revoke_and_ack`); false for a number that is no private key.
+ */
+export function isSecretOfPoint(secret: Uint8Array, point: Uint8Array): boolean {
+  if (!ecc().isPrivate(secret)) return false;
+  const derived = ecc().pointFromSecret(secret);
+  return derived.length === point.length && derived.every((byte, i) => byte === point[i]);
+}
+
 /** Every key of the commitment transaction that `owner` holds. */
 export function deriveCommitmentKeys(
   owner: Basepoints,

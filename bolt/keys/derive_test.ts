@@ -10,6 +10,7 @@ import {
   derivePubkey,
   deriveRevocationPrivkey,
   deriveRevocationPubkey,
+  isSecretOfPoint,
 } from "bolt/keys/derive.ts";
 import type { Result } from "bolt/result.ts";
 import vectors from "tests/data/bolt03/appendix_e_key_derivation.json" with { type: "json" };
@@ -75,6 +76,16 @@ Deno.test("what a peer sends wrong is a named failure", () => {
   for (const bad of [new Uint8Array(32), new Uint8Array(32).fill(0xff), new Uint8Array(31).fill(1)]) {
     assert.deepEqual(deriveRevocationPrivkey(secret, bad), { ok: false, error });
   }
+});
+
+Deno.test("a revealed secret is held against its point", () => {
+  const secret = hexToBytes(vectors.per_commitment_secret);
+  const point = hexToBytes(vectors.per_commitment_point);
+  assert.equal(isSecretOfPoint(secret, point), true);
+  assert.equal(isSecretOfPoint(secret, hexToBytes(vectors.base_point)), false);
+  assert.equal(isSecretOfPoint(secret, point.subarray(0, 32)), false);
+  assert.equal(isSecretOfPoint(new Uint8Array(32), point), false);
+  assert.equal(isSecretOfPoint(secret.subarray(1), point), false);
 });
 
 Deno.test("the keys of a commitment name each side's basepoint", () => {
