@@ -5,8 +5,6 @@ import { type OutPoint, sameBytes, txidOf, type TxOutput } from "bolt/tx/transac
 
 /** Longest `prevtx` that fits a message beside the fields of `tx_add_input`: 65535 less 2+32+8+2+4+4 bytes. */
 export const MAX_PREVTX_LENGTH = 65_483;
-/** Longest transaction that a block can hold, in bytes. */
-export const MAX_TX_LENGTH = 4_000_000;
 
 /** An input as parsed. */
 export interface ParsedInput {

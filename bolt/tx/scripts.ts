@@ -263,15 +263,6 @@ function isShutdownData(script: Uint8Array): boolean {
     length <= OP_RETURN_MAX_DATA && script.length === 3 + length;
 }
 
-/**
- * Whether an output of an interactively built transaction has a script that nodes relay (BOLT 2, tx_add_output: P2WSH,
- * P2WPKH and P2TR must be accepted, others may be refused). An output nobody relays would keep the funding unmined.
- */
-export function isStandardFundingTxOutput(script: Uint8Array): boolean {
-  const kind = scriptKind(script);
-  return kind === "p2wpkh" || kind === "p2wsh" || kind === "p2tr" || kind === "p2pkh" || kind === "p2sh";
-}
-
 /** Least amount that a node relays by default in an output of this script (BOLT 3, dust limits); 0 for OP_RETURN. */
 export function dustLimit(script: Uint8Array): Sat {
   return DUST[scriptKind(script)];

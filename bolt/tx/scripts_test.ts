@@ -6,7 +6,6 @@ import fc from "fast-check";
 import { testSide } from "bolt/tx/arbitraries.ts";
 import {
   dustLimit,
-  isStandardFundingTxOutput,
   isStandardShutdownScript,
   isWitnessProgram,
   MIN_DUST_LIMIT,
@@ -111,15 +110,6 @@ Deno.test("OP_RETURN shutdown scripts push 6 to 80 bytes, each length in its onl
   }
   assert.equal(allowed(Uint8Array.of(0x6a)), false);
   assert.equal(allowed(Uint8Array.of(0x6a, 0x4c)), false);
-});
-
-Deno.test("outputs of a funding transaction: what nodes relay", () => {
-  for (const script of [p2wpkh(PUBKEY), p2wsh(P2PK), p2tr(X_ONLY), P2PKH, P2SH]) {
-    assert.equal(isStandardFundingTxOutput(script), true);
-  }
-  for (const script of [P2PK, Uint8Array.of(0x6a, 1, 1), program(0x52, 32), new Uint8Array(0)]) {
-    assert.equal(isStandardFundingTxOutput(script), false);
-  }
 });
 
 Deno.test("anchors add one block of delay to HTLC scripts, before the last OP_ENDIF, and nothing else", () => {

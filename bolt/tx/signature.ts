@@ -1,4 +1,5 @@
-import { script as bscript, Transaction } from "bitcoinjs-lib";
+import { Transaction } from "bitcoinjs-lib";
+import { toDerWithSighash } from "bolt/crypto/der.ts";
 
 /** SIGHASH_ALL. */
 export const SIGHASH_ALL = Transaction.SIGHASH_ALL;
@@ -7,5 +8,5 @@ export const SIGHASH_SINGLE_ANYONECANPAY = Transaction.SIGHASH_SINGLE | Transact
 
 /** A 64 byte compact ECDSA signature as it stands in a witness: DER and the sighash flag. */
 export function ecdsaWitnessItem(signature: Uint8Array, sighashType: number): Uint8Array {
-  return bscript.signature.encode(signature, sighashType);
+  return toDerWithSighash(signature, sighashType);
 }

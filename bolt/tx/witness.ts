@@ -1,4 +1,5 @@
 import { concatBytes } from "@noble/hashes/utils.js";
+import { parseDerWithSighash } from "bolt/crypto/der.ts";
 import { err, ok, type Result } from "bolt/result.ts";
 import { type ScriptKind, scriptKind } from "bolt/tx/scripts.ts";
 import { SIGHASH_ALL } from "bolt/tx/signature.ts";
@@ -111,7 +112,7 @@ function p2wpkhFailure(stack: readonly Uint8Array[]): WitnessFailure | null {
   if (stack.length !== 2 || signature === undefined || pubkey?.length !== COMPRESSED_KEY_LENGTH) {
     return nonStandard("a P2WPKH witness is a signature and a compressed key");
   }
-  return isEcdsaWitnessItem(signature) ? ecdsaFlagFailure(signature, 0) : malformed(0);
+  return parseDerWithSighash(signature).ok ? ecdsaFlagFailure(signature, 0) : malformed(0);
 }
 
 function p2wshFailure(stack: readonly Uint8Array[]): WitnessFailure | null {
@@ -120,7 +121,7 @@ function p2wshFailure(stack: readonly Uint8Array[]): WitnessFailure | null {
   if (script.length > MAX_STANDARD_P2WSH_SCRIPT) return nonStandard("witness script too long");
   if (items.length > MAX_STANDARD_P2WSH_ITEMS) return nonStandard("too many witness items");
   if (items.some((item) => item.length > MAX_STANDARD_ITEM)) return nonStandard("witness item too long");
-  return firstFailure(items, (item, i) => isEcdsaWitnessItem(item) ? ecdsaFlagFailure(item, i) : null);
+  return firstFailure(items, ecdsaFlagFailure);
 }
 
 function p2trFailure(stack: readonly Uint8Array[]): WitnessFailure | null {
@@ -149,21 +150,11 @@ function keyPathFailure(signature: Uint8Array): WitnessFailure | null {
   return flag === SIGHASH_ALL ? null : notSighashAll(0, flag);
 }
 
-/** Whether an item has the form that BIP 66 demands of an ECDSA signature with its flag; what differs is no signature. */
-function isEcdsaWitnessItem(item: Uint8Array): boolean {
-  const { length } = item;
-  if (length < 9 || length > 73 || item[0] !== 0x30 || item[1] !== length - 3 || item[2] !== 0x02) {
-    return false;
-  }
-  const rLength = item[3]!;
-  if (rLength === 0 || 5 + rLength >= length) return false;
-  const sLength = item[5 + rLength]!;
-  return item[4 + rLength] === 0x02 && sLength !== 0 && rLength + sLength + 7 === length;
-}
-
-function ecdsaFlagFailure(signature: Uint8Array, item: number): WitnessFailure | null {
-  const flag = signature[signature.length - 1]!;
-  return flag === SIGHASH_ALL ? null : notSighashAll(item, flag);
+/** Null for what is no signature by BIP 66: consensus lets nothing else pass as one. */
+function ecdsaFlagFailure(item: Uint8Array, index: number): WitnessFailure | null {
+  const parsed = parseDerWithSighash(item);
+  if (!parsed.ok || parsed.value.sighash === SIGHASH_ALL) return null;
+  return notSighashAll(index, parsed.value.sighash);
 }
 
 function firstFailure(
