@@ -227,11 +227,15 @@ export async function transaction<T>(
       throw error;
     }
     committing = true;
-    await sql.unsafe("commit").catch((error) => {
+    const answer = await sql.unsafe("commit").catch((error) => {
       // A deferred constraint or a serialization failure is an answer; a lost connection is not.
       if (isConnectionError(error)) throw die(error);
       throw error;
     });
+    // Postgres answers COMMIT of a transaction with a failed statement with a polite ROLLBACK.
+    if (answer.command !== "COMMIT") {
+      throw new Error("rolled back: a statement failed and its error was swallowed");
+    }
     return value;
   };
   try {
