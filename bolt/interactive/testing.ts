@@ -18,7 +18,6 @@ import type {
   SessionInputEvent,
   SessionParams,
   SessionState,
-  Side,
 } from "bolt/interactive/types.ts";
 
 /** The kinds of output that a test can spend. */
@@ -231,9 +230,4 @@ export function signInput(
       return [flag === 0 ? signature : Uint8Array.of(...signature, flag)];
     }
   }
-}
-
-/** The other side. */
-export function otherSide(side: Side): Side {
-  return side === "local" ? "remote" : "local";
 }
