@@ -60,7 +60,8 @@ async function archived(progress: Progress): Promise<Bitcoind | undefined> {
     });
     return await inspect(join(dir, "bin", "bitcoind"), "archive");
   } catch (error) {
-    progress.info(`no official archive: ${error instanceof Error ? error.message : String(error)}`);
+    const why = error instanceof Error ? error.message : String(error);
+    progress.info(`the official bitcoind cannot be had (${why}): it is built from source`);
     return undefined;
   }
 }
@@ -138,26 +139,27 @@ async function compile(
       ? []
       : [`-DCMAKE_PREFIX_PATH=${toolchain.boostPrefix}`];
     const args = ["-S", source, "-B", work, "-G", toolchain.generator, ...CMAKE_OPTIONS, ...prefix];
-    await runCmake(args, pidFile);
+    await runTool("cmake", args, pidFile);
   });
   const title =
     `building bitcoind with ${toolchain.jobs} compilers (once a machine, about 5 minutes on two cores)`;
   await withStep(progress, title, async (step) => {
-    const targets = ["--target", "bitcoind", "--target", "bitcoin-cli"];
-    await runCmake(["--build", work, ...targets, "--parallel", String(toolchain.jobs)], pidFile, step);
+    // Not through cmake: asked to end, cmake would wait for the build, and its compilers would outlive it.
+    const tool = toolchain.generator === "Ninja" ? "ninja" : "make";
+    await runTool(tool, ["-C", work, `-j${toolchain.jobs}`, "bitcoind", "bitcoin-cli"], pidFile, step);
   });
 }
 
 /** How many last lines of a failed build are shown. */
 const SHOWN_LINES = 40;
 
-async function runCmake(args: readonly string[], pidFile: string, step?: Step): Promise<void> {
+async function runTool(tool: string, args: readonly string[], pidFile: string, step?: Step): Promise<void> {
   const lines: string[] = [];
   // Somebody is likely to work on this machine while it compiles.
   const nice = whichProgram("nice");
   const child = spawnGuarded({
-    cmd: nice ?? "cmake",
-    args: nice === undefined ? args : ["-n", "5", "cmake", ...args],
+    cmd: nice ?? tool,
+    args: nice === undefined ? args : ["-n", "5", tool, ...args],
     onLine(line) {
       lines.push(line);
       if (lines.length > SHOWN_LINES) lines.shift();
@@ -167,7 +169,7 @@ async function runCmake(args: readonly string[], pidFile: string, step?: Step): 
   });
   await Deno.writeTextFile(pidFile, String(child.pid));
   const { code } = await child.exited;
-  if (code !== 0) throw new Error(`cmake ended with status ${code}:\n${lines.join("\n")}`);
+  if (code !== 0) throw new Error(`${tool} ended with status ${code}:\n${lines.join("\n")}`);
 }
 
 /** How far a build is by a line of ninja (`[12/297] ...`) or of make (`[  4%] ...`); undefined for another line. */

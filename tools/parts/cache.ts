@@ -52,7 +52,9 @@ export async function installOnce(
   await Deno.mkdir(dirname(target), { recursive: true });
   return withFileLock(`${target}.lock`, progress, async () => {
     if (await isDirectory(target) && await valid(target)) return target;
-    const fresh = await Deno.makeTempDir({ dir: dirname(target), prefix: `.${basename(target)}-` });
+    const prefix = `.${basename(target)}-`;
+    await removeLeftovers(dirname(target), prefix);
+    const fresh = await Deno.makeTempDir({ dir: dirname(target), prefix });
     try {
       await Deno.chmod(fresh, 0o755);
       await build(fresh);
@@ -64,6 +66,13 @@ export async function installOnce(
     }
     return target;
   });
+}
+
+/** What builders that were killed had half filled; their lock is ours now. */
+async function removeLeftovers(dir: string, prefix: string): Promise<void> {
+  for await (const { name } of Deno.readDir(dir)) {
+    if (name.startsWith(prefix)) await removeDir(join(dir, name));
+  }
 }
 
 /** A former builder that still exists after this time is taken for a stranger with the same process id. */

@@ -32,6 +32,7 @@ Deno.test("a failed build leaves nothing, and the next one may succeed", () =>
       await Deno.writeTextFile(join(into, "part"), "half");
       throw new Error("no luck");
     };
+    await Deno.mkdir(join(root, ".thing-of-a-killed-builder"));
     await assert.rejects(installOnce("thing", quietProgress, fail, { root }), /no luck/);
     assert.deepEqual([...Deno.readDirSync(root)].map(({ name }) => name), ["thing.lock"]);
     await installOnce("thing", quietProgress, () => Promise.resolve(), { root });

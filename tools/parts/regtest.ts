@@ -51,7 +51,7 @@ export interface RegtestNode {
   mineWith(transactions: readonly string[], address?: string): Promise<string>;
   /** Mines blocks that hold no transaction but their own. */
   mineEmpty(blocks: number): Promise<string[]>;
-  /** Pays from the purse into the mempool (mines it 101 blocks first if it is empty). Gives the txid. */
+  /** Pays from the purse into the mempool; an empty purse is filled by 120 empty blocks first. Gives the txid. */
   pay(payments: readonly Payment[], feeSat?: bigint): Promise<string>;
   /** Pays and mines one block. */
   fund(payments: readonly Payment[]): Promise<string>;
@@ -235,7 +235,8 @@ class Node implements RegtestNode {
     return this.#inOrder(async () => {
       const coin = await take();
       if (coin !== undefined) return coin;
-      await this.mine(COINBASE_MATURITY + 1);
+      // Empty blocks: filling the purse must not confirm what a test keeps in the mempool.
+      await this.mineEmpty(COINBASE_MATURITY + PURSE_COINS);
       const mined = await take();
       if (mined === undefined) throw new Error(`the purse has no coin of ${minimumSat} sat`);
       return mined;
@@ -316,3 +317,5 @@ class Node implements RegtestNode {
 
 /** A block's own coins may be spent after so many further blocks. */
 const COINBASE_MATURITY = 100;
+/** How many coins the purse gets at a time, besides the change of those that were spent and confirmed. */
+const PURSE_COINS = 20;

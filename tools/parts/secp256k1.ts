@@ -62,8 +62,8 @@ async function build(into: string, progress: Progress): Promise<void> {
   const source = join(await bitcoinSource(progress), "src", "secp256k1");
   await withStep(progress, "building libsecp256k1", async () => {
     const work = join(into, "build");
-    await cmake(["-S", source, "-B", work, "-G", toolchain.generator, ...CMAKE_OPTIONS]);
-    await cmake(["--build", work, "--parallel", String(toolchain.jobs)]);
+    await run("cmake", ["-S", source, "-B", work, "-G", toolchain.generator, ...CMAKE_OPTIONS]);
+    await run(toolchain.generator === "Ninja" ? "ninja" : "make", ["-C", work, `-j${toolchain.jobs}`]);
     await Deno.mkdir(join(into, "lib"));
     // Under its plain name: a copy follows the links that its version numbers are.
     await Deno.copyFile(join(work, "lib", FILE), join(into, "lib", FILE));
@@ -86,7 +86,7 @@ const CMAKE_OPTIONS = [
   "-DSECP256K1_INSTALL=OFF",
 ];
 
-async function cmake(args: readonly string[]): Promise<void> {
-  const { code, output } = await runGuarded({ cmd: "cmake", args });
-  if (code !== 0) throw new Error(`cmake ended with status ${code}:\n${output}`);
+async function run(cmd: string, args: readonly string[]): Promise<void> {
+  const { code, output } = await runGuarded({ cmd, args });
+  if (code !== 0) throw new Error(`${cmd} ended with status ${code}:\n${output}`);
 }

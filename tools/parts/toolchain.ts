@@ -33,7 +33,7 @@ const NINJA: Requirement = { what: "ninja", debian: "ninja-build", present: anyO
 const MAKE: Requirement = {
   what: "ninja or make",
   debian: "ninja-build",
-  present: anyOf("ninja", "make", "gmake"),
+  present: anyOf("ninja", "make"),
 };
 const BOOST: Requirement = { what: "the Boost headers", debian: "libboost-dev", present: hasBoost };
 
