@@ -1,5 +1,6 @@
 /** Judging tx_signatures, and putting both sides' witnesses together (BOLT 2, tx_signatures). */
-import { script as bscript, Transaction } from "bitcoinjs-lib";
+import { Transaction } from "bitcoinjs-lib";
+import { parseDerWithSighash } from "bolt/crypto/der.ts";
 import { ecc } from "bolt/crypto/ecc.ts";
 import { err, ok, type Result } from "bolt/result.ts";
 import {
@@ -23,6 +24,9 @@ import { feerate as asFeerate, type FeeratePerKw, type Sat, sat, type Weight, we
 import type { TxSignatures } from "bolt/wire/messages.ts";
 import { leastPeerFee, leastWitnessWeight, sideWeight } from "bolt/interactive/fees.ts";
 import type { CompletedTx, SessionInput, Side } from "bolt/interactive/types.ts";
+
+/** Bytes of a BIP 340 signature without a flag. */
+const SCHNORR_LENGTH = 64;
 
 /** The items of a witness. */
 export type WitnessStack = readonly Uint8Array[];
@@ -157,21 +161,10 @@ function verifyKeySpend(
     );
     return ecc().verifySchnorr(hash, signature.slice(0, SCHNORR_LENGTH), program) ? "good" : "bad";
   }
-  const compact = compactSignature(signature);
-  if (compact === undefined || pubkey === undefined || !sameBytes(hash160(pubkey), program)) return "bad";
+  const der = parseDerWithSighash(signature);
+  if (!der.ok || pubkey === undefined || !sameBytes(hash160(pubkey), program)) return "bad";
   const hash = tx.hashForWitnessV0(index, p2wpkhScriptCode(program), input.amount, SIGHASH_ALL);
-  return ecc().verifyEcdsa(hash, compact, pubkey) ? "good" : "bad";
-}
-
-const SCHNORR_LENGTH = 64;
-
-/** The 64 bytes of a DER signature with its flag; the library throws at what only looks like one. */
-function compactSignature(signature: Uint8Array): Uint8Array | undefined {
-  try {
-    return bscript.signature.decode(signature).signature;
-  } catch {
-    return undefined;
-  }
+  return ecc().verifyEcdsa(hash, der.value.signature, pubkey) ? "good" : "bad";
 }
 
 /** The complete transaction. */

@@ -147,6 +147,11 @@ const SCENARIOS: Readonly<Record<SignaturesFailure["type"], readonly (() => [Com
     ],
     witness_refused: [
       () => [TX, message(TX, [[], good()[1]!])],
+      // Looks like DER, but r is zero.
+      () => [
+        TX,
+        message(TX, [good()[0]!, [Uint8Array.of(0x30, 6, 2, 1, 0, 2, 1, 1, 1), good()[1]![1]!]]),
+      ],
       // In the wrong order.
       () => [TX, message(TX, good().toReversed())],
       // The flags that let others change the transaction.
@@ -164,11 +169,6 @@ const SCENARIOS: Readonly<Record<SignaturesFailure["type"], readonly (() => [Com
       () => [TX, message(TX, [good()[0]!, [good()[1]![0]!, ecc().pointFromSecret(secret(1))]])],
       // Another input's.
       () => [TX, message(TX, [good()[0]!, signInput(TX, 1, "p2wpkh", 12)])],
-      // Looks like DER, but r is zero.
-      () => [
-        TX,
-        message(TX, [good()[0]!, [Uint8Array.of(0x30, 6, 2, 1, 0, 2, 1, 1, 1), good()[1]![1]!]]),
-      ],
     ],
     witness_weight_too_large: [() => {
       // A fee that pays for it does not make it relayed; the other side's witnesses are as planned.
