@@ -4,6 +4,7 @@ import { p2wsh } from "bolt/tx/scripts.ts";
 import { txidToDisplay } from "bolt/tx/transaction.ts";
 import { decodeWitness } from "bolt/tx/witness.ts";
 import { feerate, sat, weight } from "bolt/units.ts";
+import { encodeMessage } from "bolt/wire/messages.ts";
 import { planContribution } from "bolt/interactive/plan.ts";
 import { createSession } from "bolt/interactive/session.ts";
 import { checkTxSignatures, finalizeTx } from "bolt/interactive/signatures.ts";
@@ -19,6 +20,7 @@ import {
   FUNDING_SCRIPT,
   NODE_IDS,
   parsed,
+  prevtxOf,
   received,
   session,
   sessionParams,
@@ -318,4 +320,23 @@ Deno.test("the state keeps no prevtx of the peer, and no view into one", () => {
   assert.deepEqual(input.script, script);
   assert.equal(input.script.buffer.byteLength, script.length);
   assert.equal(input.outpoint.txid.buffer.byteLength, 32);
+});
+
+Deno.test("an input whose prevtx just fits goes out in the longest message there is", () => {
+  const script = coinScript("p2wpkh", 1);
+  const base = prevtxOf(1, [{ amount: 300_000n, script }, { amount: 0n, script: new Uint8Array(60_000) }]);
+  const filler = new Uint8Array(60_000 + 65_483 - base.length);
+  const prevtx = prevtxOf(1, [{ amount: 300_000n, script }, { amount: 0n, script: filler }]);
+  assert.equal(prevtx.length, 65_483);
+  const { actions } = feed(
+    session({
+      role: "initiator",
+      contributions: { local: sat(200_000), remote: sat(0) },
+      inputs: [{ ...coin(1, 300_000n), prevtx }],
+    }),
+    [{ type: "start" }],
+  );
+  const [action] = actions.flat();
+  assert(action?.type === "send");
+  assert.equal(encodeMessage(action.message).length, 65_535);
 });

@@ -8,7 +8,7 @@ import { ecdsaWitnessItem, SIGHASH_ALL } from "bolt/tx/signature.ts";
 import { makeTransaction } from "bolt/tx/transaction.ts";
 import { type ParsedTransaction, parseTransaction } from "bolt/tx/parse.ts";
 import { feerate, sat, weight } from "bolt/units.ts";
-import type { TxAddInput, TxAddOutput } from "bolt/wire/messages.ts";
+import { decodeMessage, encodeMessage, type TxAddInput, type TxAddOutput } from "bolt/wire/messages.ts";
 import { createSession, stepSession } from "bolt/interactive/session.ts";
 import type {
   CompletedTx,
@@ -160,6 +160,22 @@ export function feed(
   return { state: current, actions };
 }
 
+/** A message as it arrives: through its bytes. */
+function overTheWire(message: InteractiveMessage): InteractiveMessage {
+  const decoded = decodeMessage(encodeMessage(message));
+  assert(decoded.ok, decoded.ok ? "" : decoded.error.type);
+  switch (decoded.value.type) {
+    case "tx_add_input":
+    case "tx_add_output":
+    case "tx_remove_input":
+    case "tx_remove_output":
+    case "tx_complete":
+      return decoded.value;
+    default:
+      throw new Error(`read back as ${decoded.value.type}`);
+  }
+}
+
 /** How a conversation ended. */
 export interface Outcome {
   readonly initiator: SessionState;
@@ -187,7 +203,7 @@ export function converse(
     events = [];
     for (const action of step.actions.flat()) {
       all.push({ from: to, action });
-      if (action.type === "send") events.push({ type: "message", message: action.message });
+      if (action.type === "send") events.push(received(overTheWire(action.message)));
       if (action.type === "check_confirmed") {
         const results = action.outpoints.map((outpoint) => ({ outpoint, confirmed: true }));
         const answered: { state: SessionState; actions: readonly SessionAction[][] } = feed(states[to], [
