@@ -378,6 +378,8 @@ Deno.test("the limits themselves are still good", () => {
   const highest = addInput(0n, COIN, { sequence: 0xffff_fffd });
   const accepted = feed(session(), [highest, ...GOOD.slice(1)].map(received));
   assert.equal(accepted.state.phase, "completed");
+  const sameFee = session({ previousAttempts: [attempt({ fee: sat(609) })] });
+  assert.equal(feed(sameFee, GOOD.map(received)).state.phase, "completed");
   const maxMoney = feed(session(), [received(addOutput(2n, MAX_SAT, CHANGE))]);
   assert.equal(maxMoney.state.phase, "negotiating");
 });
