@@ -28,8 +28,6 @@ const PURE_PACKAGES = [
   "@noble/",
   "@scure/",
   "bitcoinjs-lib",
-  "fast-check",
-  "node:assert/strict",
   "node:crypto",
 ];
 const TEST_PACKAGES = ["fast-check", "node:assert/strict", "node:buffer"];
@@ -46,7 +44,8 @@ function target(file: string, specifier: string): Target {
 }
 
 const isTest = (file: string) =>
-  file.endsWith("_test.ts") || file.includes("/testing/") || file.endsWith("/arbitraries.ts");
+  file.endsWith("_test.ts") || file.includes("/testing/") || file.endsWith("/testing.ts") ||
+  file.endsWith("/arbitraries.ts");
 
 /** Judges one import of one file; undefined if it may be. */
 export function judge(file: string, specifier: string): string | undefined {
