@@ -1,4 +1,4 @@
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { type Progress, type Step, withStep } from "tools/progress.ts";
 import { cacheDir, installOnce, isDirectory, removeDir, waitForFormerBuilder } from "./cache.ts";
 import { isExecutable, runGuarded, spawnGuarded, whichProgram } from "./child.ts";
@@ -79,8 +79,9 @@ async function runs(dir: string): Promise<boolean> {
 
 /** Undefined if this is no bitcoind that runs here. */
 async function inspect(path: string, source: Bitcoind["source"]): Promise<Bitcoind | undefined> {
-  const bitcoind = whichProgram(path);
-  if (bitcoind === undefined) return undefined;
+  const program = whichProgram(path);
+  if (program === undefined) return undefined;
+  const bitcoind = resolve(program);
   const { code, output } = await runGuarded({ cmd: bitcoind, args: ["--version"] });
   const version = output.split("\n")[0] ?? "";
   if (code !== 0 || !/bitcoin/i.test(version)) return undefined;

@@ -59,9 +59,15 @@ exec 3<&0
 ( (
   trap '' INT HUP TERM QUIT
   if read -r word <&3; then exit 0; fi
-  kill -s "$sig" $$ 2>/dev/null
-  while [ "$ticks" -gt 0 ] && kill -0 $$ 2>/dev/null; do sleep 0.1; ticks=$((ticks - 1)); done
-  kill -s KILL $$ 2>/dev/null
+  alive() {
+    kill -0 $$ || return 1
+    [ -r /proc/$$/stat ] || return 0
+    read -r _ _ state _ </proc/$$/stat
+    [ "$state" != Z ]
+  }
+  kill -s "$sig" $$
+  while [ "$ticks" -gt 0 ] && alive; do sleep 0.1; ticks=$((ticks - 1)); done
+  kill -s KILL $$
   if [ -n "$orphan" ]; then rm -rf -- "$orphan"; fi
   kill -s KILL -- -$$
 ) >/dev/null 2>&1 & )
@@ -240,7 +246,14 @@ async function deliverLines(
   const deliver = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>, name: "stdout" | "stderr") => {
     for await (const line of stream.pipeThrough(new TextDecoderStream()).pipeThrough(new TextLineStream())) {
       if (log !== undefined) await log.write(encoder.encode(`${line}\n`));
-      onLine(line, name);
+      try {
+        onLine(line, name);
+      } catch (error) {
+        // The caller's fault, and shown as such; the child must not hang on a pipe that nobody reads.
+        queueMicrotask(() => {
+          throw error;
+        });
+      }
     }
   };
   try {

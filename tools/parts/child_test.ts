@@ -86,7 +86,8 @@ Deno.test("an unknown program is an error at once", () => {
 });
 
 Deno.test("a parent killed with SIGKILL leaves neither its child nor its grandchild", async () => {
-  const { pids } = await killParentOf("stubborn", "SIGKILL");
+  const { pids, status } = await killParentOf("stubborn", "SIGKILL");
+  assert.equal(status.signal, "SIGKILL");
   assert.equal(pids.length, 2);
   await untilNothingIsLeft({ pids });
 });
@@ -95,5 +96,13 @@ Deno.test("a parent ended by SIGINT or SIGTERM leaves nothing either", async () 
   for (const signal of ["SIGINT", "SIGTERM"] as const) {
     const { pids } = await killParentOf("stubborn", signal);
     await untilNothingIsLeft({ pids });
+  }
+});
+
+Deno.test("endOnSignals: the children are gone before the parent, which says by which signal", async () => {
+  for (const [signal, code] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+    const { pids, status } = await killParentOf("orderly", signal);
+    assert.deepEqual({ code: status.code, signal: status.signal }, { code, signal: null });
+    assert.deepEqual(pids.filter(processExists), []);
   }
 });

@@ -64,7 +64,7 @@ export interface RegtestNode {
   prioritise(txid: string, feeDeltaSat: bigint): Promise<void>;
   /** Stops in good order; the directory goes unless it was named. */
   stop(): Promise<void>;
-  /** SIGKILL, and waits for the end. The directory stays until `stop`. */
+  /** SIGKILL, and waits for the end. The directory stays until `stop`; the last blocks may be lost, as in life. */
   kill(): Promise<void>;
   /** Starts again after `kill`, or stops and starts: same directory, ports and password. */
   restart(): Promise<void>;
