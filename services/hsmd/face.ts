@@ -1,0 +1,34 @@
+/** hsmd's gRPC face: each method's permission, then what it does. */
+import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
+import { type CallContext, implement, type ImplementedService } from "common/grpc/server.ts";
+import type { Hsm } from "./hsm.ts";
+import { type Method, requireAllowed } from "./permissions.ts";
+
+/** The service over an {@link Hsm}. */
+export function hsmdService(hsm: Hsm): ImplementedService {
+  const guard = <Request, Response>(method: Method, code: (request: Request) => Response) =>
+  (
+    request: Request,
+    context: CallContext,
+  ): Response => {
+    requireAllowed(method, context);
+    return code(request);
+  };
+  return implement(Hsmd, {
+    getInfo: guard("getInfo", () => hsm.getInfo()),
+    bindDatabase: guard("bindDatabase", (request) => hsm.bindDatabase(request)),
+    acceptMemory: guard("acceptMemory", (request) => hsm.acceptMemory(request)),
+    ecdh: guard("ecdh", (request) => hsm.ecdh(request)),
+    deriveWalletKeys: guard("deriveWalletKeys", (request) => hsm.deriveWalletKeys(request)),
+    signWalletInputs: guard("signWalletInputs", (request) => hsm.signWalletInputs(request)),
+    newChannel: guard("newChannel", (request) => hsm.newChannel(request)),
+    getChannelKeys: guard("getChannelKeys", (request) => hsm.getChannelKeys(request)),
+    nameDestinations: guard("nameDestinations", (request) => hsm.nameDestinations(request)),
+    registerEpochs: guard("registerEpochs", (request) => hsm.registerEpochs(request)),
+    listEpochs: guard("listEpochs", () => hsm.listEpochs()),
+    getPerCommitmentPoint: guard("getPerCommitmentPoint", (request) => hsm.getPerCommitmentPoint(request)),
+    signRemoteCommitment0: guard("signRemoteCommitment0", (request) => hsm.signRemoteCommitment0(request)),
+    signFundingAttempt: guard("signFundingAttempt", (request) => hsm.signFundingAttempt(request)),
+    lockFunding: guard("lockFunding", (request) => hsm.lockFunding(request)),
+  });
+}

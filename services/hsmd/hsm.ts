@@ -1,0 +1,435 @@
+/**
+ * hsmd without its gRPC: checks a request, decides by the rules, remembers, waits until that is on the disk, then signs.
+ * Nothing leaves before what it rests on is durable; a refusal remembers nothing.
+ */
+import { bytesToHex } from "@noble/hashes/utils.js";
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import { Transaction } from "bitcoinjs-lib";
+import { ecc, POINT_LENGTH, SIGNATURE_LENGTH } from "bolt/crypto/ecc.ts";
+import { MAX_COMMITMENT_NUMBER } from "bolt/keys/commitment_number.ts";
+import type { Result } from "bolt/result.ts";
+import { type OutPoint, TXID_LENGTH } from "bolt/tx/transaction.ts";
+import { encodeWitness } from "bolt/tx/witness.ts";
+import { requireBytes, requireField } from "common/grpc/check.ts";
+import { type ArcusError, failedPrecondition, invalidArgument, unavailable } from "common/grpc/errors.ts";
+import type {
+  AcceptMemoryRequest,
+  BindDatabaseRequest,
+  ChannelKeysSchema,
+  ChannelMemorySchema,
+  ChannelRef as WireChannelRef,
+  ChannelTerms,
+  DeriveWalletKeysRequest,
+  EcdhRequest,
+  GetChannelKeysRequest,
+  GetInfoResponseSchema,
+  GetPerCommitmentPointRequest,
+  LockFundingRequest,
+  NameDestinationsRequest,
+  NewChannelRequest,
+  PrevOut,
+  RegisterEpochsRequest,
+  SignFundingAttemptRequest,
+  SignRemoteCommitment0Request,
+  SignWalletInputsRequest,
+  WalletKey,
+} from "gen/arcus/hsmd/v1/hsmd_pb.ts";
+import type { OutPoint as WireOutPoint } from "gen/arcus/types/v1/types_pb.ts";
+import { buildAttempt, parseUnsigned, termsDigest } from "./attempt.ts";
+import {
+  CHANNEL_KEY_ID_LENGTH,
+  type ChannelKeyTree,
+  type KeyTree,
+  MAX_WALLET_INDEX,
+  paymentKeyIndex,
+  type WalletPath,
+} from "./keys.ts";
+import { MEMORY_ID_LENGTH, type MemoryFile } from "./memory.ts";
+import type { ChannelMemory } from "./memory_state.ts";
+import type { Refusal } from "./refusal.ts";
+import {
+  acceptMemory,
+  bindDatabase,
+  type ChannelRef,
+  type Decision,
+  drawChannel,
+  highestPointNumber,
+  lockFunding,
+  nameDestinations,
+  registerEpoch,
+  serveChannel,
+  signFundingAttempt,
+  signRemoteCommitment,
+  signWalletInputs,
+} from "./rules.ts";
+import { checkFee, checkMalleability, checkSpend, signInput, type SpendClaim } from "./wallet.ts";
+
+/** Bytes of a database id. */
+export const DATABASE_ID_LENGTH = 16;
+/** Wallet keys in one answer. */
+export const MAX_WALLET_KEYS = 1000;
+/** Channels in one RegisterEpochs. */
+export const MAX_REGISTRATIONS = 100_000;
+/** Longest script of a named output. */
+const MAX_SCRIPT_LENGTH = 10_000;
+/** Channels whose keys are kept derived. */
+const KEY_CACHE = 1024;
+
+/** Facts about this process that GetInfo tells. */
+export interface HsmIdentity {
+  readonly chainHash: Uint8Array;
+  /** New at every start. */
+  readonly instance: string;
+  /** Which secp256k1 signs. */
+  readonly ecc: string;
+}
+
+function toError(refused: Refusal, channelKeyId?: Uint8Array): ArcusError {
+  const { reason, message } = refused;
+  const extra = channelKeyId === undefined ? {} : { details: { channel_key_id: bytesToHex(channelKeyId) } };
+  if (reason === "BAD_REQUEST") return invalidArgument(reason, message, extra);
+  if (reason === "NOT_BOUND") return unavailable(reason, message, extra);
+  return failedPrecondition(reason, message, extra);
+}
+
+function unwrap<T>(result: Result<T, Refusal>, channelKeyId?: Uint8Array): T {
+  if (result.ok) return result.value;
+  throw toError(result.error, channelKeyId);
+}
+
+function toOutPoint(wire: WireOutPoint | undefined, field: string): OutPoint {
+  const { txid, vout } = requireField(wire, field);
+  return { txid: requireBytes(txid, TXID_LENGTH, `${field}.txid`), vout };
+}
+
+function toPath(key: WalletKey): WalletPath {
+  return { change: key.change, index: key.index };
+}
+
+function toPaths(map: Record<string, WalletKey>): [number, WalletPath][] {
+  return Object.entries(map).map(([index, key]) => [Number(index), toPath(key)]);
+}
+
+function toPrevouts(prevouts: readonly PrevOut[]): SpendClaim["prevouts"] {
+  return prevouts.map(({ amountSat, script }) => ({ amount: amountSat, script }));
+}
+
+/** What hsmd does. Every method throws ArcusErrors only. */
+export class Hsm {
+  #bound = false;
+  readonly #channels = new Map<string, ChannelKeyTree>();
+
+  constructor(
+    private readonly keys: KeyTree,
+    private readonly file: MemoryFile,
+    private readonly identity: HsmIdentity,
+  ) {}
+
+  /** Remembers what a rule decided, and waits until it and all before it is on the disk. */
+  async #remember(decision: Decision, channelKeyId?: Uint8Array): Promise<void> {
+    this.file.append(unwrap(decision, channelKeyId));
+    await this.file.settled();
+  }
+
+  #requireBound(): void {
+    if (this.#bound) return;
+    throw toError({
+      reason: "NOT_BOUND",
+      message:
+        "BindDatabase has not succeeded since this hsmd started: whether its memory is current is unknown",
+    });
+  }
+
+  #channelKeys(channelKeyId: Uint8Array): ChannelKeyTree {
+    const key = bytesToHex(channelKeyId);
+    const known = this.#channels.get(key);
+    if (known !== undefined) return known;
+    const [oldest] = this.#channels.keys();
+    if (oldest !== undefined && this.#channels.size >= KEY_CACHE) this.#channels.delete(oldest);
+    const made = this.keys.channel(channelKeyId);
+    this.#channels.set(key, made);
+    return made;
+  }
+
+  /** A reference with the only payment key that its channel can have. */
+  #toRef(wire: WireChannelRef | undefined): ChannelRef {
+    const { channelKeyId, paymentKeyIndex: index, epoch } = requireField(wire, "channel");
+    requireBytes(channelKeyId, CHANNEL_KEY_ID_LENGTH, "channel.channel_key_id");
+    requirePaymentKey(channelKeyId, index);
+    return { channelKeyId, epoch };
+  }
+
+  /** Who this is. */
+  getInfo(): MessageInitShape<typeof GetInfoResponseSchema> {
+    const { memory, memoryId, durableHighWater } = this.file;
+    return {
+      nodeId: this.keys.nodeId,
+      memoryId,
+      highWater: durableHighWater,
+      databaseId: memory.databaseId ?? new Uint8Array(0),
+      ecc: this.identity.ecc,
+      chainHash: this.identity.chainHash,
+      instance: this.identity.instance,
+      trusted: memory.distrust === null,
+      walletXpub: this.keys.walletXpub,
+      bound: this.#bound,
+      distrust: memory.distrust?.reason ?? "",
+    };
+  }
+
+  /** Binds this run, and the first time the memory, to a database; finds out whether the memory is current. */
+  async bindDatabase(request: BindDatabaseRequest) {
+    const { databaseId, expectedMemoryId, expectedHighWater } = request;
+    requireBytes(databaseId, DATABASE_ID_LENGTH, "database_id");
+    if (expectedMemoryId.length > 0) requireBytes(expectedMemoryId, MEMORY_ID_LENGTH, "expected_memory_id");
+    const { memory, memoryId } = this.file;
+    await this.#remember(bindDatabase(memory, memoryId, { databaseId, expectedMemoryId, expectedHighWater }));
+    this.#bound = true;
+    return { info: this.getInfo() };
+  }
+
+  /** A person's word that a memory with gaps may be used. */
+  async acceptMemory(request: AcceptMemoryRequest) {
+    await this.#remember(acceptMemory(this.file.memory, request.confirmation));
+    return {};
+  }
+
+  /** The static key's part of a BOLT 8 handshake. */
+  ecdh(request: EcdhRequest) {
+    const secret = this.keys.ecdh(requireBytes(request.point, POINT_LENGTH, "point"));
+    if (secret === null) throw invalidArgument("BAD_REQUEST", "point: not on the curve");
+    return { secret };
+  }
+
+  /** Scripts and internal keys of the wallet. */
+  deriveWalletKeys(request: DeriveWalletKeysRequest) {
+    const { change, firstIndex, count } = request;
+    if (count > MAX_WALLET_KEYS || firstIndex + count > MAX_WALLET_INDEX + 1) {
+      throw invalidArgument(
+        "BAD_REQUEST",
+        `at most ${MAX_WALLET_KEYS} keys, up to index ${MAX_WALLET_INDEX}`,
+      );
+    }
+    const scripts: Uint8Array[] = [];
+    const internalKeys: Uint8Array[] = [];
+    for (let index = firstIndex; index < firstIndex + count; index++) {
+      const key = this.keys.wallet({ change, index });
+      scripts.push(key.script);
+      internalKeys.push(key.internalKey);
+    }
+    return { scripts, internalKeys };
+  }
+
+  /** Signs a withdrawal, a send, or our inputs of a user's PSBT. */
+  async signWalletInputs(request: SignWalletInputsRequest) {
+    const tx = unwrap(parseUnsigned(request.tx));
+    const prevouts = toPrevouts(request.prevouts);
+    const spend = unwrap(checkSpend(this.keys, {
+      tx,
+      prevouts,
+      inputs: toPaths(request.inputs),
+      change: toPaths(request.change),
+      destinations: request.destinations,
+    }));
+    if (!request.foreignInputs && spend.inputs.length !== tx.inputs.length) {
+      throw toError({
+        reason: "BAD_REQUEST",
+        message: "an input is not ours, and foreign_inputs is not set",
+      });
+    }
+    const named = Object.keys(request.change).length + request.destinations.length;
+    if (named !== tx.outputs.length) {
+      throw toError({ reason: "UNNAMED_OUTPUT", message: "an output is neither ours nor named" });
+    }
+    unwrap(checkFee(tx, spend.spent, request.maxFeeSat));
+    const spends = { txid: tx.txid, outputs: tx.outputs.length, inputs: spend.inputs.map((i) => i.outpoint) };
+    await this.#remember(signWalletInputs(this.file.memory, spends, request.doubleSpend));
+    const unsigned = Transaction.fromBuffer(request.tx);
+    const signatures: Record<number, Uint8Array> = {};
+    for (const input of spend.inputs) {
+      const sighash = request.sighashAll.includes(input.index) ? "all" : "default";
+      signatures[input.index] = signInput(unsigned, prevouts, input, sighash);
+    }
+    return { signatures };
+  }
+
+  /** Draws the keys of a new channel. */
+  async newChannel(request: NewChannelRequest) {
+    this.#requireBound();
+    const peerId = requireBytes(request.peerId, POINT_LENGTH, "peer_id");
+    const channelKeyId = crypto.getRandomValues(new Uint8Array(CHANNEL_KEY_ID_LENGTH));
+    await this.#remember(drawChannel(this.file.memory, channelKeyId, peerId));
+    return {
+      channelKeyId,
+      paymentKeyIndex: paymentKeyIndex(channelKeyId),
+      keys: publicKeys(this.#channelKeys(channelKeyId)),
+    };
+  }
+
+  /** Public keys of a channel; needs no memory. */
+  getChannelKeys(request: GetChannelKeysRequest) {
+    const channelKeyId = requireBytes(request.channelKeyId, CHANNEL_KEY_ID_LENGTH, "channel_key_id");
+    requirePaymentKey(channelKeyId, request.paymentKeyIndex);
+    return { keys: publicKeys(this.#channelKeys(channelKeyId)) };
+  }
+
+  /** lightningd's word on outputs to others. */
+  async nameDestinations(request: NameDestinationsRequest) {
+    this.#requireBound();
+    const channelKeyId = requireBytes(request.channelKeyId, CHANNEL_KEY_ID_LENGTH, "channel_key_id");
+    if (request.outputs.some(({ script }) => script.length > MAX_SCRIPT_LENGTH)) {
+      throw invalidArgument("BAD_REQUEST", "outputs: a script is too long");
+    }
+    await this.#remember(
+      nameDestinations(this.file.memory, channelKeyId, toPrevouts(request.outputs)),
+      channelKeyId,
+    );
+    return {};
+  }
+
+  /** Registers epochs; one channel's refusal is no other's. */
+  async registerEpochs(request: RegisterEpochsRequest) {
+    this.#requireBound();
+    if (request.channels.length > MAX_REGISTRATIONS) {
+      throw invalidArgument("BAD_REQUEST", `at most ${MAX_REGISTRATIONS} channels`);
+    }
+    const refs = request.channels.map((wire) => this.#toRef(wire));
+    const channels = refs.map((ref) => {
+      const decision = registerEpoch(this.file.memory, ref);
+      if (decision.ok) this.file.append(decision.value);
+      return this.#describe(ref.channelKeyId, decision.ok ? null : decision.error);
+    });
+    await this.file.settled();
+    return { channels };
+  }
+
+  /** Everything that is registered. */
+  async listEpochs() {
+    const channels = [...this.file.memory.channels.values()]
+      .filter(({ epoch }) => epoch > 0n)
+      .map(({ channelKeyId }) => this.#describe(channelKeyId, null));
+    await this.file.settled();
+    return { channels };
+  }
+
+  #describe(channelKeyId: Uint8Array, refused: Refusal | null): MessageInitShape<typeof ChannelMemorySchema> {
+    const channel = this.file.memory.channels.get(bytesToHex(channelKeyId));
+    const outcome = { channelKeyId, refused: refused !== null, refusal: refused?.reason ?? "" };
+    return channel === undefined ? outcome : { ...outcome, ...describeChannel(channel) };
+  }
+
+  /** One of our per-commitment points. */
+  getPerCommitmentPoint(request: GetPerCommitmentPointRequest) {
+    const channelKeyId = requireBytes(request.channelKeyId, CHANNEL_KEY_ID_LENGTH, "channel_key_id");
+    const highest = highestPointNumber(this.file.memory, channelKeyId);
+    if (request.number > highest || request.number > MAX_COMMITMENT_NUMBER) {
+      throw invalidArgument("BAD_REQUEST", `number: the highest point to be had is ${highest}`);
+    }
+    return { point: this.#channelKeys(channelKeyId).perCommitmentPoint(request.number) };
+  }
+
+  /** Signs the peer's commitment 0 of an attempt. */
+  async signRemoteCommitment0(request: SignRemoteCommitment0Request) {
+    this.#requireBound();
+    const ref = this.#toRef(request.channel);
+    unwrap(serveChannel(this.file.memory, ref), ref.channelKeyId);
+    const terms = requireTerms(request.terms);
+    const keys = this.#channelKeys(ref.channelKeyId);
+    const attempt = requireField(request.attempt, "attempt");
+    const built = unwrap(buildAttempt(keys, terms, attempt), ref.channelKeyId);
+    const commitment = { outpoint: built.outpoint, number: 0n, content: built.remoteSighash };
+    await this.#remember(
+      signRemoteCommitment(this.file.memory, ref, termsDigest(terms), commitment),
+      ref.channelKeyId,
+    );
+    return { signature: ecc().signEcdsa(built.remoteSighash, keys.fundingSecret) };
+  }
+
+  /** Verifies an attempt, and signs our inputs of it. */
+  async signFundingAttempt(request: SignFundingAttemptRequest) {
+    this.#requireBound();
+    const ref = this.#toRef(request.channel);
+    const { channelKeyId } = ref;
+    unwrap(serveChannel(this.file.memory, ref), channelKeyId);
+    const terms = requireTerms(request.terms);
+    const remoteSignature = requireBytes(request.remoteSignature, SIGNATURE_LENGTH, "remote_signature");
+    const attempt = requireField(request.attempt, "attempt");
+    const built = unwrap(buildAttempt(this.#channelKeys(channelKeyId), terms, attempt), channelKeyId);
+    const { tx } = built;
+    const prevouts = toPrevouts(request.prevouts);
+    const spend = unwrap(
+      checkSpend(this.keys, {
+        tx,
+        prevouts,
+        inputs: toPaths(request.inputs),
+        change: toPaths(request.change),
+        destinations: request.destinations,
+      }),
+      channelKeyId,
+    );
+    unwrap(checkMalleability(prevouts), channelKeyId);
+    unwrap(checkFee(tx, spend.spent - built.localContribution, request.maxFeeSat), channelKeyId);
+    const decision = signFundingAttempt(this.file.memory, ref, termsDigest(terms), {
+      outpoint: built.outpoint,
+      localContent: built.localSighash,
+      remoteContent: built.remoteSighash,
+      signatureGood: ecc().verifyEcdsa(built.localSighash, remoteSignature, terms.remoteFundingPubkey),
+      destinations: spend.destinations,
+      fundingInputs: tx.inputs.map(({ outpoint }) => outpoint),
+      inputs: spend.inputs.map(({ outpoint }) => outpoint),
+      signInputs: request.signInputs,
+    });
+    await this.#remember(decision, channelKeyId);
+    const witnesses: Record<number, Uint8Array> = {};
+    if (request.signInputs) {
+      const unsigned = Transaction.fromBuffer(attempt.fundingTx);
+      for (const input of spend.inputs) {
+        witnesses[input.index] = encodeWitness([signInput(unsigned, prevouts, input, "all")]);
+      }
+    }
+    return { witnesses };
+  }
+
+  /** Locks a funding outpoint, for good. */
+  async lockFunding(request: LockFundingRequest) {
+    this.#requireBound();
+    const ref = this.#toRef(request.channel);
+    const outpoint = toOutPoint(request.outpoint, "outpoint");
+    await this.#remember(lockFunding(this.file.memory, ref, outpoint), ref.channelKeyId);
+    return {};
+  }
+}
+
+function requireTerms(terms: ChannelTerms | undefined): ChannelTerms {
+  return requireField(terms, "terms");
+}
+
+function requirePaymentKey(channelKeyId: Uint8Array, index: number): void {
+  if (index !== paymentKeyIndex(channelKeyId)) {
+    throw invalidArgument("BAD_REQUEST", "payment_key_index is not the one of this channel_key_id");
+  }
+}
+
+function publicKeys(keys: ChannelKeyTree): MessageInitShape<typeof ChannelKeysSchema> {
+  return {
+    ...keys.publicKeys,
+    firstPerCommitmentPoint: keys.perCommitmentPoint(0n),
+    secondPerCommitmentPoint: keys.perCommitmentPoint(1n),
+  };
+}
+
+function describeChannel(channel: ChannelMemory): MessageInitShape<typeof ChannelMemorySchema> {
+  const locked = channel.locked === null ? undefined : channel.outpoints.get(channel.locked)?.outpoint;
+  return {
+    channelKeyId: channel.channelKeyId,
+    epoch: channel.epoch,
+    frozen: channel.frozen,
+    ...(locked === undefined ? {} : { locked }),
+    outpoints: [...channel.outpoints.values()].map(({ outpoint, local, remote, signedInputs }) => ({
+      outpoint,
+      ...(local === null ? {} : { localNumber: local.number }),
+      ...(remote === null ? {} : { remoteNumber: remote.number }),
+      inputsSigned: signedInputs !== null,
+    })),
+  };
+}
