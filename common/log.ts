@@ -127,7 +127,6 @@ export function createLogger(options: LogOptions = {}): Logger {
     formatters: {
       level: (label) => ({ level: LABEL[label] ?? label }),
       log: (fields) => cleanFields(fields, 0),
-      bindings: (fields) => cleanFields(fields, 0),
     },
     mixin: () => {
       const trace = currentTrace();
@@ -135,7 +134,7 @@ export function createLogger(options: LogOptions = {}): Logger {
     },
   }, destination);
   const flush = () => "flushSync" in destination ? destination.flushSync() : undefined;
-  return wrap(root.child(options.fields ?? {}), flush);
+  return wrap(root.child(cleanFields(options.fields ?? {}, 0)), flush);
 }
 
 function wrap(logger: pino.Logger, flush: () => void): Logger {
@@ -145,7 +144,8 @@ function wrap(logger: pino.Logger, flush: () => void): Logger {
     info: (fields, message) => logger.info(fields, sanitize(message)),
     warn: (fields, message) => logger.warn(fields, sanitize(message)),
     error: (fields, message) => logger.error(fields, sanitize(message)),
-    child: (fields) => wrap(logger.child(fields), flush),
+    // pino formats what a child adds by itself, not by the formatter above.
+    child: (fields) => wrap(logger.child(cleanFields(fields, 0)), flush),
     enabled: (level) => logger.isLevelEnabled(PINO_LEVEL[level]),
     flush,
   };
