@@ -7,7 +7,9 @@
  */
 import type { BlockHeight, FeeratePerKw, Sat } from "bolt/units.ts";
 import type { OutPoint } from "bolt/tx/transaction.ts";
+import type { NegotiationResponse, SignResponse } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import type { Plan } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
+import type { ChannelParams } from "gen/arcus/store/v1/store_pb.ts";
 
 /** The active lightningd's fence: every write names the epoch. */
 export interface Leader {
@@ -64,7 +66,14 @@ export interface Wallet {
     readonly minconf?: number;
   }): Promise<Plan>;
   /** The same from a user's PSBT (openchannel_init, _bump, _update): its inputs and outputs, ours marked with their keys. */
-  planFromPsbt(request: { readonly opening: bigint; readonly psbt: string; readonly amount: Sat; readonly feerate: FeeratePerKw }): Promise<Plan>;
+  planFromPsbt(
+    request: {
+      readonly opening: bigint;
+      readonly psbt: string;
+      readonly amount: Sat;
+      readonly feerate: FeeratePerKw;
+    },
+  ): Promise<Plan>;
   /** The accepter's policy (funder-*): contribution 0 is an answer. Idempotent for the opening. */
   planAccept(request: {
     readonly opening: bigint;
@@ -75,4 +84,166 @@ export interface Wallet {
   }): Promise<Plan>;
   /** Deletes reservations whose holder is gone (orphans), at start and after releases. */
   reconcile(): Promise<void>;
+}
+
+/** A peer that is connected, or that we have channels with. */
+export interface PeerInfo {
+  readonly peerId: Uint8Array;
+  readonly connected: boolean;
+  /** Channels and opens with it. */
+  readonly channels: number;
+  /** Of the live connection; absent while there is none. */
+  readonly connection?: {
+    readonly generation: bigint;
+    readonly direction: "in" | "out";
+    /** "host:port" as connectd saw it. */
+    readonly remoteAddr: string;
+    /** The peer's init features. */
+    readonly features: Uint8Array;
+  };
+}
+
+/** One funding attempt of a channel, as its row has it. */
+export interface AttemptInfo {
+  readonly attempt: bigint;
+  readonly seq: number;
+  readonly initiator: "local" | "remote";
+  /** In the order of the wire. */
+  readonly txid: Uint8Array;
+  readonly outputIndex: number;
+  readonly fundingScript: Uint8Array;
+  readonly localContribution: Sat;
+  readonly remoteContribution: Sat;
+  readonly capacity: Sat;
+  readonly feerate: FeeratePerKw;
+  readonly fee: Sat;
+  /** The unsigned transaction, from the row's detail. */
+  readonly tx: Uint8Array;
+  readonly createdHeight: BlockHeight;
+  /** Reserves that the sides must keep, sat. */
+  readonly localReserve: Sat;
+  readonly remoteReserve: Sat;
+  /** The peer's signature on our commitment is stored. */
+  readonly committed: boolean;
+  /** Our tx_signatures are stored as sent. */
+  readonly localSigned: boolean;
+  readonly remoteSigned: boolean;
+  /** The signed transaction, when both sides' witnesses are here. */
+  readonly completeTx?: Uint8Array;
+  readonly aborted: boolean;
+  readonly confirmed?: { readonly height: BlockHeight; readonly txIndex: number; readonly matches: boolean };
+}
+
+/** A saved channel, or an open without a row in `channels` yet. */
+export interface ChannelInfo {
+  /** `channels.channel`; absent for an open that is not saved. */
+  readonly channel?: bigint;
+  /** `openings.opening`: the open, or the RBF under negotiation. */
+  readonly opening?: bigint;
+  readonly peerId: Uint8Array;
+  readonly peerConnected: boolean;
+  /** CLN's name; DUALOPEND_OPEN_INIT for an open that is not saved. */
+  readonly state: string;
+  /** The final id; absent before it is known. */
+  readonly channelId?: Uint8Array;
+  readonly temporaryChannelId?: Uint8Array;
+  readonly opener: "local" | "remote";
+  /** "dualopend" or "channeld" while a live one has it. */
+  readonly owner?: string;
+  readonly params?: ChannelParams;
+  /** By rising seq; empty for an open that is not saved. */
+  readonly attempts: readonly AttemptInfo[];
+  /** The attempt that funds the channel now: the confirmed one, else the newest complete one, else the newest. */
+  readonly funding?: AttemptInfo;
+  readonly lockedAttempt?: bigint;
+  /** Of the confirmed funding output. */
+  readonly shortChannelId?: {
+    readonly height: BlockHeight;
+    readonly txIndex: number;
+    readonly outputIndex: number;
+  };
+  readonly localAlias?: bigint;
+  readonly remoteAlias?: bigint;
+  readonly channelReadyReceived: boolean;
+  readonly reestablished: boolean;
+  readonly shutdownSent?: Uint8Array;
+  readonly shutdownReceived?: Uint8Array;
+  /** Why the channel failed. */
+  readonly errorText?: string;
+  /** One line a person reads: what it waits for. */
+  readonly status: readonly string[];
+  readonly createdAt: Date;
+  readonly stateChangedAt: Date;
+}
+
+/** An open or an RBF of ours. */
+export interface OpenRequest {
+  /** Coins of ours that we choose, or a PSBT of the user's with inputs and outputs but without the funding output. */
+  readonly funds:
+    | {
+      readonly type: "own";
+      readonly amount: Sat | "all";
+      readonly utxos?: readonly OutPoint[];
+      readonly minconf?: number;
+    }
+    | { readonly type: "psbt"; readonly psbt: string; readonly amount: Sat };
+  /** Of the funding transaction; default: the chain's opening rate (an RBF: the least that is allowed). */
+  readonly feerate?: FeeratePerKw;
+  /** To the end without openchannel_update and _signed (fundchannel). */
+  readonly runToCompletion: boolean;
+  readonly requireConfirmedInputs?: boolean;
+}
+
+/** A first open. */
+export interface FirstOpenRequest extends OpenRequest {
+  readonly peerId: Uint8Array;
+  readonly announce: boolean;
+  readonly commitmentFeerate?: FeeratePerKw;
+  /** scriptPubKey of `close_to`. */
+  readonly closeTo?: Uint8Array;
+  /** Bytes of a channel_type; default: anchors with static remote keys. */
+  readonly channelType?: Uint8Array;
+}
+
+/** Which channel of whom dev-forget-channel means. */
+export interface ForgetRequest {
+  readonly peerId: Uint8Array;
+  readonly channelId?: Uint8Array;
+  /** Also one whose funding transaction may still confirm. */
+  readonly force: boolean;
+}
+
+/** peers/: connections, channels and opens, for the API. Failures are ArcusErrors with CLN's codes. */
+export interface Peers {
+  /** Peers that are connected or have channels with us, or only this one. */
+  listPeers(peerId?: Uint8Array): Promise<PeerInfo[]>;
+  listPeerChannels(peerId?: Uint8Array): Promise<ChannelInfo[]>;
+  /** Where peers reach us, as connectd said. */
+  bindings(): readonly string[];
+  /**
+   * Connects, or answers at once for a peer that is connected. Without addresses: those known from earlier.
+   * 400 no known address, 401 all addresses failed, 402 disconnected during the handshake.
+   */
+  connect(peerId: Uint8Array, addresses: readonly string[]): Promise<NonNullable<PeerInfo["connection"]>>;
+  /** Drained. Refused with channels unless `force`. */
+  disconnect(peerId: Uint8Array, force: boolean): Promise<void>;
+  /** Answers the length of the whole pong; 0 when none was asked for. */
+  ping(peerId: Uint8Array, length: number, pongBytes: number): Promise<number>;
+  /**
+   * fundchannel, openchannel_init. 300 too large, 301 cannot afford, 304 still syncing, 305 not connected, 306 unknown
+   * peer, 310 no dual funding, 312 wrong state. The psbt is the caller's to build from the answer's tx and prevouts.
+   */
+  openChannel(request: FirstOpenRequest): Promise<NegotiationResponse>;
+  /** openchannel_bump: an RBF of ours. 311 unknown channel, 312 wrong state. */
+  bumpChannel(channelId: Uint8Array, request: OpenRequest): Promise<NegotiationResponse>;
+  /** openchannel_update: the same plan, or the PSBT's. */
+  updateOpen(channelId: Uint8Array, psbt: string): Promise<NegotiationResponse>;
+  /** openchannel_signed: witnesses (wire form) of the user's own inputs, by index of the transaction. */
+  signOpen(channelId: Uint8Array, witnesses: ReadonlyMap<number, Uint8Array>): Promise<SignResponse>;
+  /** openchannel_abort. 312 after our signatures are sent. */
+  abortOpen(channelId: Uint8Array): Promise<{ readonly channelCanceled: boolean; readonly reason: string }>;
+  /** dev-forget-channel: deletes the rows. Answers whether it was forced, and the funding txid if there was one. */
+  forgetChannel(
+    request: ForgetRequest,
+  ): Promise<{ readonly forced: boolean; readonly fundingTxid?: Uint8Array }>;
 }
