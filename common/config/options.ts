@@ -313,6 +313,10 @@ export const OPTIONS = {
     daemons: ["connectd"],
     help: "File with faults to inject between peers; needs developer.",
   }),
+  "dev-fast-reconnect": withDefault(BOOLEAN, false, {
+    daemons: ["connectd"],
+    help: "Reconnect to important peers within a second; needs developer.",
+  }),
   "dev-seed": secret(pattern("64 hex digits", /^[0-9a-f]{64}$/), {
     daemons: ["hsmd"],
     help: "Seed of a throw-away node; needs developer.",

@@ -76,6 +76,7 @@ export type DemuxAction =
     readonly reason: EndReason;
     readonly detail: string;
     readonly framesHeld: number;
+    readonly wantHangUp: boolean;
   }
   | { readonly type: "spoke"; readonly spoke: Spoke }
   /** There is something to write. */
@@ -286,7 +287,7 @@ export class Demux {
   attach(order: AttachOrder): DemuxAction[] {
     const { channelId, epoch } = order;
     const refused = (detail: string): DemuxAction[] => [
-      { type: "ended", channelId, epoch, reason: "refused", detail, framesHeld: 0 },
+      { type: "ended", channelId, epoch, reason: "refused", detail, framesHeld: 0, wantHangUp: false },
     ];
     if (this.#draining) return refused("the connection is draining");
     const asked = order.spokeId === 0n ? undefined : this.#bySpoke.get(order.spokeId);
@@ -426,11 +427,24 @@ export class Demux {
   }
 
   /** The attachment failed: its last messages are written, then it is over. */
-  fail(id: AttachmentId, messages: readonly Uint8Array[], detail: string, now: number): DemuxAction[] {
+  fail(
+    id: AttachmentId,
+    failure: {
+      readonly messages: readonly Uint8Array[];
+      readonly reason: string;
+      readonly wantHangUp: boolean;
+    },
+    now: number,
+  ): DemuxAction[] {
+    const { messages, reason, wantHangUp } = failure;
     const channel = this.#byAttachment.get(id);
     if (channel === undefined) return [];
     for (const message of messages.filter(isMessage)) this.#queue(channel, [message], 0n, channel.epoch);
-    return [...this.finished(id, detail, now), ...writableIf(messages.length > 0)];
+    return [
+      { type: "finish", attachment: id },
+      ...writableIf(messages.length > 0),
+      ...this.#end(channel, "finished", reason, now, wantHangUp),
+    ];
   }
 
   /** The stream broke or could not be made. What it asked to write before is still written: no newer owner is known. */
@@ -654,6 +668,7 @@ export class Demux {
       reason: "superseded",
       detail: `epoch ${newEpoch} follows`,
       framesHeld: channel.held.length,
+      wantHangUp: false,
     });
     return actions;
   }
@@ -675,14 +690,28 @@ export class Demux {
     return [...cut, ...this.#end(channel, "subd_lost", detail, now)];
   }
 
-  #end(channel: Channel, reason: EndReason, detail: string, now: number): DemuxAction[] {
+  #end(
+    channel: Channel,
+    reason: EndReason,
+    detail: string,
+    now: number,
+    wantHangUp = false,
+  ): DemuxAction[] {
     const { attachment } = channel;
     if (attachment === undefined) return [];
     this.#byAttachment.delete(attachment.id);
     channel.attachment = undefined;
     const framesHeld = channel.held.length;
     return [
-      { type: "ended", channelId: currentId(channel), epoch: attachment.epoch, reason, detail, framesHeld },
+      {
+        type: "ended",
+        channelId: currentId(channel),
+        epoch: attachment.epoch,
+        reason,
+        detail,
+        framesHeld,
+        wantHangUp,
+      },
       ...this.#ask(channel, now),
     ];
   }
