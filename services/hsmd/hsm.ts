@@ -75,13 +75,15 @@ const MAX_SCRIPT_LENGTH = 10_000;
 /** Channels whose keys are kept derived. */
 const KEY_CACHE = 1024;
 
-/** Facts about this process that GetInfo tells. */
+/** What this process is, and its own limit. */
 export interface HsmIdentity {
   readonly chainHash: Uint8Array;
   /** New at every start. */
   readonly instance: string;
   /** Which secp256k1 signs. */
   readonly ecc: string;
+  /** Most that we pay in fees for one funding transaction, whatever a caller allows. */
+  readonly maxFundingFeeSat: bigint;
 }
 
 function toError(refused: Refusal, channelKeyId?: Uint8Array): ArcusError {
@@ -368,7 +370,9 @@ export class Hsm {
       channelKeyId,
     );
     unwrap(checkMalleability(prevouts), channelKeyId);
-    unwrap(checkFee(tx, spend.spent - built.localContribution, request.maxFeeSat), channelKeyId);
+    const { maxFundingFeeSat } = this.identity;
+    const maxFee = request.maxFeeSat < maxFundingFeeSat ? request.maxFeeSat : maxFundingFeeSat;
+    unwrap(checkFee(tx, spend.spent - built.localContribution, maxFee), channelKeyId);
     const decision = signFundingAttempt(this.file.memory, ref, termsDigest(terms), {
       outpoint: built.outpoint,
       localContent: built.localSighash,

@@ -19,6 +19,8 @@ export interface StoreOptions {
   readonly passphrase?: string | undefined;
   /** Work factors of a new, encrypted seed. */
   readonly scrypt?: ScryptParameters;
+  /** Entropy of a new seed; only for throw-away nodes. */
+  readonly entropy?: Uint8Array | undefined;
   readonly onFatal: MemoryFileOptions["onFatal"];
 }
 
@@ -41,7 +43,7 @@ export class SeedLostError extends Error {
  * MemoryError, {@link SeedLostError}.
  */
 export async function openStore(options: StoreOptions): Promise<Store> {
-  const { directory, network, passphrase, scrypt, onFatal } = options;
+  const { directory, network, passphrase, scrypt, entropy, onFatal } = options;
   Deno.mkdirSync(directory, { recursive: true, mode: DIRECTORY_MODE });
   const seedPath = join(directory, SEED_FILE);
   const memoryPath = join(directory, MEMORY_FILE);
@@ -50,7 +52,7 @@ export async function openStore(options: StoreOptions): Promise<Store> {
     if (MemoryFile.exists(memoryPath)) {
       throw new SeedLostError(`${memoryPath} is there, but its seed ${seedPath} is not: bring the seed back`);
     }
-    await createSeed(seedPath, { passphrase, ...(scrypt === undefined ? {} : { scrypt }) });
+    await createSeed(seedPath, { passphrase, entropy, ...(scrypt === undefined ? {} : { scrypt }) });
   }
   const seed = await openSeed(seedPath, passphrase);
   const keys = new KeyTree(seed.seed, network);

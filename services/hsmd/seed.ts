@@ -232,13 +232,16 @@ export interface CreateSeedOptions {
   readonly passphrase?: string | undefined;
   /** 12 words of an earlier seed; default: a new one. */
   readonly mnemonic?: string | undefined;
+  /** 16 bytes instead of fresh random ones; only for throw-away nodes. */
+  readonly entropy?: Uint8Array | undefined;
   readonly scrypt?: ScryptParameters;
 }
 
 /** Makes a seed file, mode 0600. Throws SeedError "exists" rather than overwrite one, "bad_mnemonic". */
 export async function createSeed(path: string, options: CreateSeedOptions = {}): Promise<void> {
   const { passphrase, mnemonic, scrypt = DEFAULT_SCRYPT } = options;
-  const entropy = mnemonic === undefined ? random(ENTROPY_LENGTH) : entropyOf(mnemonic);
+  const entropy = mnemonic === undefined ? options.entropy ?? random(ENTROPY_LENGTH) : entropyOf(mnemonic);
+  if (entropy.length !== ENTROPY_LENGTH) throw new RangeError("a seed of 12 words has 16 bytes of entropy");
   const common = { kind: KIND, version: VERSION, restored: mnemonic !== undefined, memory_id: "" } as const;
   writeFile(
     path,

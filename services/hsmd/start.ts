@@ -9,6 +9,9 @@ import type { MemoryError } from "./memory.ts";
 import { openStore } from "./open.ts";
 import type { ScryptParameters } from "./seed.ts";
 
+/** The option's default. */
+export const DEFAULT_MAX_FUNDING_FEE_SAT = 100_000n;
+
 /** What hsmd needs. */
 export interface HsmdConfig {
   /** Seed and memory; made if it is not there. */
@@ -23,6 +26,10 @@ export interface HsmdConfig {
   readonly eccDescription?: string;
   readonly passphrase?: string | undefined;
   readonly scrypt?: ScryptParameters;
+  /** Entropy of a new seed; only for throw-away nodes. */
+  readonly entropy?: Uint8Array | undefined;
+  /** Most that we pay in fees for one funding transaction (option max-funding-fee-sat). */
+  readonly maxFundingFeeSat?: bigint;
   readonly tls?: TlsFiles;
   /** The memory could not be written: the process must end, and read it anew. */
   readonly onFatal: (error: MemoryError) => void;
@@ -54,8 +61,12 @@ export async function start(config: HsmdConfig): Promise<RunningHsmd> {
         "the memory is not trusted: existing channels are not signed for",
       );
     }
-    const identity = { chainHash: chainHash(network), instance, ecc: eccDescription };
-    const hsm = new Hsm(keys, memory, identity);
+    const hsm = new Hsm(keys, memory, {
+      chainHash: chainHash(network),
+      instance,
+      ecc: eccDescription,
+      maxFundingFeeSat: config.maxFundingFeeSat ?? DEFAULT_MAX_FUNDING_FEE_SAT,
+    });
     const server = createServer({
       services: [hsmdService(hsm)],
       log,
