@@ -66,6 +66,7 @@ export type Input =
     readonly seq: number;
     readonly witnesses: ReadonlyMap<number, Uint8Array>;
   }
+  /** hsmd took the lock that the rows hold; also after a reload, before any frame. */
   | { readonly type: "funding_locked"; readonly seq: number }
   | {
     readonly type: "hsm_refused";

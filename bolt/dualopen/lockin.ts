@@ -3,7 +3,6 @@ import { sameBytes } from "bolt/tx/transaction.ts";
 import type { ChannelReady, Shutdown } from "bolt/wire/messages.ts";
 import { shortChannelId } from "bolt/wire/short_channel_id.ts";
 import { abort, failChannel } from "./abort.ts";
-import type { Action } from "./actions.ts";
 import { andThen, attemptOf, end, hangUp, protest, send, type Step, to, weSigned } from "./step.ts";
 import { acceptableShutdownScript } from "./terms.ts";
 import type { Attempt, ChainFacts, DualOpenState } from "./types.ts";
@@ -34,8 +33,15 @@ export function advance(state: DualOpenState): Step {
   if (attempt.remoteCommitmentSignature === null) return withoutCommitment(state, attempt);
   const depth = chain.height - confirmed.height + 1;
   const wanted = Math.max(channel.params.minimumDepth, confirmed.coinbase ? COINBASE_DEPTH : 1);
-  // hsmd takes no number above 0 for anything else from here on, so it comes before our word.
-  return depth >= wanted ? to(state, { type: "lock_funding", attempt }) : to(state);
+  if (depth < wanted) return to(state);
+  // Stored, then hsmd takes no number above 0 for anything else, and only then our word: a crash between them repeats
+  // the same lock, whatever the chain did meanwhile.
+  const next = "DUALOPEND_AWAITING_LOCKIN";
+  return to(
+    { ...state, channel: { ...channel, lockedAttempt: attempt.seq, state: next } },
+    { type: "store", step: { type: "lock", seq: attempt.seq, state: next } },
+    { type: "lock_funding", attempt },
+  );
 }
 
 /** An attempt confirmed for which we never got a commitment. Having no input in it we lose nothing; with one, it waits for a person. */
@@ -49,12 +55,9 @@ function withoutCommitment(state: DualOpenState, attempt: Attempt): Step {
 /** hsmd serves only this outpoint now: our channel_ready, which is the lock. */
 export function onFundingLocked(state: DualOpenState, seq: number): Step {
   const { channel } = state;
-  if (channel === null || channel.lockedAttempt !== null || channel.errorText !== null) return to(state);
-  const next = "DUALOPEND_AWAITING_LOCKIN";
-  const locked: DualOpenState = { ...state, channel: { ...channel, lockedAttempt: seq, state: next } };
-  const actions: Action[] = [{ type: "store", step: { type: "lock", seq, state: next } }];
-  if (state.link.type === "up") actions.push(send(channelReadyOf(locked)));
-  return andThen(to(locked, ...actions), finish);
+  if (channel === null || channel.lockedAttempt !== seq || channel.errorText !== null) return to(state);
+  const said = state.link.type === "up" ? to(state, send(channelReadyOf(state))) : to(state);
+  return andThen(said, finish);
 }
 
 /** Our channel_ready. */

@@ -163,7 +163,9 @@ function discarded(state: DualOpenState, message: Message): boolean {
 }
 
 function onMessage(state: DualOpenState, message: Message, entropy: Uint8Array): Step {
-  if (discarded(state, message)) return to(state);
+  if (discarded(state, message) || (state.channel !== null && state.channel.errorText !== null)) {
+    return to(state);
+  }
   if (message.type === "error") return onError(state, message);
   if (message.type === "warning") {
     return to(state, {

@@ -1,6 +1,6 @@
 /** channel_reestablish before lock-in: what must be said again follows from the rows alone (BOLT 2, message retransmission). */
 import { sameBytes } from "bolt/tx/transaction.ts";
-import { txAbortMessage } from "bolt/wire/error_text.ts";
+import { errorMessage, txAbortMessage } from "bolt/wire/error_text.ts";
 import type { ChannelReestablish } from "bolt/wire/messages.ts";
 import { failChannel } from "./abort.ts";
 import { advance, channelReadyOf, finish, shutdownOf } from "./lockin.ts";
@@ -25,6 +25,10 @@ function outstanding(state: DualOpenState): Attempt | undefined {
 export function onConnected(state: DualOpenState): Step {
   if (state.channel === null) return to({ ...state, link: { type: "up" } });
   const { channel, setup } = state;
+  if (channel.errorText !== null) {
+    // A failed channel says why at every connection, and nothing else (BOLT 2, message retransmission).
+    return to({ ...state, link: { type: "down" } }, send(errorMessage(state.channelId, channel.errorText)));
+  }
   const attempt = outstanding(state);
   const locked = channel.lockedAttempt === null ? undefined : attemptOf(channel, channel.lockedAttempt);
   const message: ChannelReestablish = {

@@ -276,7 +276,9 @@ export function localParams(setup: Setup, policy: Policy = setup.policy): PartyP
     htlcMinimum: policy.htlcMinimum,
     toSelfDelay: policy.toSelfDelay,
     maxAcceptedHtlcs: policy.maxAcceptedHtlcs,
-    upfrontShutdownScript: negotiated(setup, "option_upfront_shutdown_script") ? setup.shutdownScript : null,
+    upfrontShutdownScript: negotiated(setup, "option_upfront_shutdown_script")
+      ? setup.upfrontShutdownScript ?? setup.shutdownScript
+      : null,
   };
 }
 

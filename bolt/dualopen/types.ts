@@ -76,8 +76,10 @@ export interface Setup {
   readonly policy: Policy;
   /** Our keys of this channel, from hsmd. */
   readonly localKeys: PartyKeys;
-  /** Where our money goes at a cooperative close, offered as upfront script and in `shutdown`. */
+  /** Where our money goes at a cooperative close, in `shutdown`. */
   readonly shutdownScript: Uint8Array;
+  /** What is fixed upfront: empty for nothing; absent for {@link shutdownScript}. */
+  readonly upfrontShutdownScript?: Uint8Array;
   readonly localAlias: bigint;
 }
 
