@@ -43,6 +43,8 @@ export interface Chain {
   testmempoolaccept(tx: Uint8Array): Promise<{ verdict: "accepted" | "invalid" | "not_now"; detail: string }>;
   /** Sends now; the rows' transactions are sent again at start and at each block until deep. Empty: taken or known. */
   broadcast(tx: Uint8Array): Promise<string>;
+  /** Looks for attempts whose rows are younger than blocks that may hold them. After a `channel_changed`; cheap. */
+  scanNewAttempts(): Promise<void>;
 }
 
 /** Who a reservation is for. */
@@ -84,6 +86,121 @@ export interface Wallet {
   }): Promise<Plan>;
   /** Deletes reservations whose holder is gone (orphans), at start and after releases. */
   reconcile(): Promise<void>;
+}
+
+/** An output of the wallet. */
+export interface WalletOutput {
+  readonly outpoint: OutPoint;
+  readonly amount: Sat;
+  readonly script: Uint8Array;
+  readonly address: string;
+  readonly change: boolean;
+  readonly keyIndex: number;
+  readonly status: "unconfirmed" | "confirmed" | "immature" | "spent";
+  /** Of its transaction, while confirmed. */
+  readonly blockheight?: BlockHeight;
+  /** Whose it is for now. */
+  readonly reserved?: {
+    readonly purpose: "opening" | "attempt" | "withdraw" | "user";
+    readonly untilHeight?: BlockHeight;
+  };
+}
+
+/** A fee rate as CLN's commands take it. A bare number is sat/kvB. */
+export type FeerateChoice =
+  | { readonly type: "named"; readonly name: "opening" | "slow" | "normal" | "urgent" | "minimum" }
+  | { readonly type: "blocks"; readonly blocks: number }
+  | { readonly type: "perkw"; readonly rate: number }
+  | { readonly type: "perkb"; readonly rate: number };
+
+/** What reserveinputs and unreserveinputs answer for each output of ours. */
+export interface ReservationChange {
+  readonly outpoint: OutPoint;
+  readonly wasReserved: boolean;
+  readonly reserved: boolean;
+  readonly reservedToBlock?: BlockHeight;
+}
+
+/** What fundpsbt and utxopsbt answer. */
+export interface FundedPsbt {
+  /** Base64. */
+  readonly psbt: string;
+  readonly feerate: FeeratePerKw;
+  readonly estimatedFinalWeight: number;
+  readonly excess: Sat;
+  readonly changeOutnum?: number;
+  readonly reservations: readonly ReservationChange[];
+}
+
+/** A transaction that the wallet stores. */
+export interface WalletTransaction {
+  readonly txid: Uint8Array;
+  readonly raw: Uint8Array;
+  readonly blockheight?: BlockHeight;
+  readonly txIndex?: number;
+}
+
+/** The wallet for people: what the API's commands stand on. `feerate` defaults to `opening`. */
+export interface WalletApi extends Wallet {
+  /** Outputs of ours, spent ones only when asked for. */
+  listFunds(options?: { readonly spent?: boolean }): Promise<WalletOutput[]>;
+  /** Stored before it is sent. 301 cannot afford, 302 dust, 303 refused by bitcoind. */
+  withdraw(request: {
+    readonly destination: string;
+    readonly amount: Sat | "all";
+    readonly feerate?: FeerateChoice;
+    readonly minconf?: number;
+    readonly utxos?: readonly OutPoint[];
+  }): Promise<{ readonly tx: Uint8Array; readonly txid: Uint8Array; readonly psbt: string }>;
+  fundPsbt(request: {
+    readonly amount: Sat | "all";
+    readonly feerate: FeerateChoice;
+    readonly startweight: number;
+    readonly minconf?: number;
+    /** Blocks; 0: not reserved. Default 72. */
+    readonly reserve?: number;
+    readonly locktime?: number;
+    readonly minWitnessWeight?: number;
+    readonly excessAsChange?: boolean;
+  }): Promise<FundedPsbt>;
+  utxoPsbt(request: {
+    readonly amount: Sat | "all";
+    readonly feerate: FeerateChoice;
+    readonly startweight: number;
+    readonly utxos: readonly OutPoint[];
+    readonly reserve?: number;
+    readonly reservedok?: boolean;
+    readonly locktime?: number;
+    readonly minWitnessWeight?: number;
+    readonly excessAsChange?: boolean;
+  }): Promise<FundedPsbt>;
+  /** Adds an output: to `destination`, else to a new address of ours. Without `psbt` a new one. */
+  addPsbtOutput(request: {
+    readonly amount: Sat;
+    readonly psbt?: string;
+    readonly locktime?: number;
+    readonly destination?: string;
+  }): Promise<{ readonly psbt: string; readonly estimatedAddedWeight: number; readonly outnum: number }>;
+  reserveInputs(request: {
+    readonly psbt: string;
+    /** Default true: an output that is reserved fails the call; else its reservation is extended. */
+    readonly exclusive?: boolean;
+    readonly reserve?: number;
+  }): Promise<ReservationChange[]>;
+  unreserveInputs(
+    request: { readonly psbt: string; readonly reserve?: number },
+  ): Promise<ReservationChange[]>;
+  /** `signonly`: input numbers; then each must be ours. */
+  signPsbt(request: { readonly psbt: string; readonly signonly?: readonly number[] }): Promise<string>;
+  /** Finalizes, stores, sends. 303 when bitcoind refuses it. */
+  sendPsbt(psbt: string): Promise<{ readonly tx: Uint8Array; readonly txid: Uint8Array }>;
+  /** Every stored transaction. */
+  listTransactions(): Promise<WalletTransaction[]>;
+  /**
+   * Spends an input of each attempt of a channel back to us, when none confirmed in FUNDING_GIVEUP_BLOCKS blocks and
+   * the channel is not locked. Answers the transaction's id.
+   */
+  doubleSpendAttempts(channel: bigint): Promise<Uint8Array>;
 }
 
 /** A peer that is connected, or that we have channels with. */
