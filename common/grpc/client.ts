@@ -51,6 +51,11 @@ export interface DialOptions {
   /** Whether calls wait for the connection instead of failing UNAVAILABLE while it is down. Default false. */
   readonly waitForReady?: boolean;
   readonly tls?: TlsFiles;
+  /**
+   * With TLS: the daemon that must answer, a name in its certificate. Default: the host of the address, which on this runtime must not be
+   * an IP address then.
+   */
+  readonly serverName?: string;
   readonly maxMessageBytes?: number;
   readonly keepaliveTimeMs?: number;
   readonly keepaliveTimeoutMs?: number;
@@ -94,6 +99,10 @@ export function dial(address: string, options: DialOptions = {}): Channel {
     "grpc.service_config_disable_resolution": 1,
     // One connection per channel: closing one never touches another's.
     "grpc.use_local_subchannel_pool": 1,
+    ...(options.serverName === undefined ? {} : {
+      "grpc.ssl_target_name_override": options.serverName,
+      "grpc.default_authority": options.serverName,
+    }),
   });
   return {
     address,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtemp, rm, stat, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { credentials, loadPackageDefinition, Metadata } from "@grpc/grpc-js";
@@ -9,6 +9,7 @@ import { client, dial, type DialOptions, openBidi } from "common/grpc/client.ts"
 import { echoService } from "common/grpc/echo_service.ts";
 import { ArcusError, Code } from "common/grpc/errors.ts";
 import { createServer } from "common/grpc/server.ts";
+import { waitFor } from "common/testing/wait.ts";
 import { currentTrace, newTrace, runWithTrace } from "common/trace.ts";
 
 const U64_MAX = 18446744073709551615n;
@@ -363,15 +364,57 @@ test("grpc: draining finishes what runs and refuses what comes", () =>
     assert.equal(await drained, true);
   }));
 
-test("grpc: draining is bounded", () =>
+test("grpc: draining is bounded, and a call counts until its handler is done", () =>
   withEcho(async ({ echo, server, probe }) => {
-    const hanging = failureOf(echo.unary({ order: { case: "hang", value: true } }));
-    while (probe.contexts.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    const controller = new AbortController();
+    const hanging = failureOf(
+      echo.unary({ order: { case: "hang", value: true } }, { signal: controller.signal }),
+    );
+    await waitFor(() => probe.contexts.length === 1, { what: "the call at the server" });
     assert.equal(await server.drain(100), false);
     assert.equal(server.inFlight, 1);
-    echo.unary({}).catch(() => {});
-    void hanging;
-  }).catch(() => {}));
+    controller.abort();
+    assert.equal((await hanging).code, Code.CANCELLED);
+    await waitFor(() => server.inFlight === 0, { what: "the handler's end" });
+    assert.equal(await server.drain(100), true);
+  }));
+
+test("grpc: mutual TLS tells the server who calls, and keeps strangers out", async () => {
+  const pem = (name: string) => readFile(new URL(`./testdata/${name}.pem`, import.meta.url), "utf8");
+  const files = async (name: string) => ({
+    ca: await pem("authority"),
+    cert: await pem(name),
+    key: await pem(`${name}.key`),
+  });
+  const { service, probe } = echoService();
+  const note = () => {};
+  const server = createServer({
+    services: [service],
+    log: { warn: note, error: note },
+    tls: await files("hsmd"),
+  });
+  const address = await server.listen("127.0.0.1:0");
+  const known = dial(address, { tls: await files("connectd"), serverName: "hsmd" });
+  assert.equal((await client(Echo, known).unary({ number: 4n })).number, 4n);
+  assert.equal(probe.contexts[0]?.identity, "connectd");
+  const refused: DialOptions[] = [
+    { tls: await files("rogue"), serverName: "hsmd" },
+    // The right server, but not the daemon that was wanted.
+    { tls: await files("connectd"), serverName: "lightningd" },
+    {},
+  ];
+  for (const options of refused) {
+    const stranger = dial(address, options);
+    assert.equal(
+      (await failureOf(client(Echo, stranger).unary({}, { deadlineMs: 2_000 }))).code,
+      Code.UNAVAILABLE,
+    );
+    stranger.close();
+  }
+  assert.equal(probe.contexts.length, 1);
+  known.close();
+  server.closeAfterClients();
+});
 
 /** A caller that knows nothing but the published protos of health and reflection. */
 function generic(address: string, protoPath: string, name: string) {
