@@ -14,14 +14,13 @@ import type { Input } from "./inputs.ts";
 import { onChain, onChannelReady, onFundingLocked, onShutdown, startShutdown } from "./lockin.ts";
 import { acceptOpen, onAcceptChannel2, onOpenChannel2, startOpen } from "./open.ts";
 import { ackRbf, onTxAckRbf, onTxInitRbf, startRbf } from "./rbf.ts";
-import { onConnected, onReestablish } from "./reestablish.ts";
+import { onConnected, onReestablish, onRemoteCommitmentSigned, resume } from "./reestablish.ts";
 import {
   onCommitmentSigned,
   onFundingSigned,
   onFundingTested,
   onHsmRefused,
   onLocalCommitmentChecked,
-  onRemoteCommitmentSigned,
   onSign,
   onTxSignatures,
 } from "./sign.ts";
@@ -110,8 +109,12 @@ export function step(state: DualOpenState, input: Input): Step {
       return onFundingSigned(state, input.seq, input.witnesses);
     case "funding_locked":
       return onFundingLocked(state, input.seq);
-    case "hsm_refused":
-      return onHsmRefused(state, input.request, input.seq, input.refusal);
+    case "hsm_refused": {
+      const refused = onHsmRefused(state, input.request, input.seq, input.refusal);
+      return state.link.type === "resuming"
+        ? andThen(refused, (s) => s.ended === null ? resume(s) : to(s))
+        : refused;
+    }
     case "funding_tested":
       return onFundingTested(state, input.seq, input.verdict, input.detail, input.tested);
     default:

@@ -1,7 +1,7 @@
 /** channel_reestablish before lock-in: what must be said again follows from the rows alone (BOLT 2, message retransmission). */
 import { sameBytes } from "bolt/tx/transaction.ts";
 import { errorMessage, txAbortMessage } from "bolt/wire/error_text.ts";
-import type { ChannelReestablish } from "bolt/wire/messages.ts";
+import type { ChannelReestablish, CommitmentSigned } from "bolt/wire/messages.ts";
 import { failChannel } from "./abort.ts";
 import { advance, channelReadyOf, finish, shutdownOf } from "./lockin.ts";
 import { signIfOurTurn, txSignaturesOf } from "./sign.ts";
@@ -69,27 +69,53 @@ export function onReestablish(state: DualOpenState, message: ChannelReestablish)
   if (ours !== undefined && theirs !== undefined && !sameBytes(ours.tx.txid, theirs.next_funding_txid)) {
     return failChannel(state, "next_funding_txid is not the transaction that we are signing", true);
   }
-  const up = to({ ...state, link: { type: "up" } });
-  const resent = theirs === undefined ? up : andThen(up, (s) => retransmit(s, theirs));
-  return andThen(andThen(resent, afterReestablish), (s) => s.ended === null ? advance(s) : to(s));
+  return theirs === undefined ? resume(state) : retransmit(state, theirs);
 }
 
 function retransmit(state: DualOpenState, wanted: NonNullable<ChannelReestablish["next_funding"]>): Step {
   const attempt = currentAttempt(state.channel!);
   if (attempt === undefined || !sameBytes(attempt.tx.txid, wanted.next_funding_txid)) {
     // Not ours, or one that we aborted: its abort got lost with the connection (item 74).
-    return to(
+    const unknown = to(
       { ...state, awaitingAbortEcho: true },
       send(txAbortMessage(state.channelId, "unknown next_funding_txid")),
     );
+    return andThen(unknown, resume);
   }
-  const again = (wanted.retransmit_flags & RETRANSMIT_COMMITMENT_SIGNED) !== 0
-    ? to(state, { type: "sign_remote_commitment", attempt } as const)
-    : to(state);
-  return andThen(
-    again,
-    (s) => weSigned(attempt) ? to(s, send(txSignaturesOf(s, attempt))) : signIfOurTurn(s, attempt.seq),
-  );
+  if ((wanted.retransmit_flags & RETRANSMIT_COMMITMENT_SIGNED) !== 0) {
+    // commitment_signed comes first (item 76): the rest waits for hsmd's answer.
+    return to({ ...state, link: { type: "resuming" } }, { type: "sign_remote_commitment", attempt });
+  }
+  return andThen(resumeSignatures(state, attempt), resume);
+}
+
+/** Our tx_signatures, again or when it is our turn. */
+function resumeSignatures(state: DualOpenState, attempt: Attempt): Step {
+  return weSigned(attempt)
+    ? to(state, send(txSignaturesOf(state, attempt)))
+    : signIfOurTurn(state, attempt.seq);
+}
+
+/** hsmd signed the peer's commitment 0: it is sent, and whatever had to wait for it follows. */
+export function onRemoteCommitmentSigned(state: DualOpenState, seq: number, signature: Uint8Array): Step {
+  const attempt = state.channel?.attempts.find((a) => a.seq === seq);
+  if (attempt === undefined || attempt.aborted || state.link.type === "down") return to(state);
+  const message: CommitmentSigned = {
+    type: "commitment_signed",
+    channel_id: state.channelId,
+    signature,
+    htlc_signature: [],
+    funding_txid: attempt.tx.txid,
+  };
+  const sent = to(state, send(message), { type: "progress" });
+  if (state.link.type !== "resuming") return sent;
+  return andThen(andThen(sent, (s) => resumeSignatures(s, attempt)), resume);
+}
+
+/** The connection is as good as new: what was said before and may be lost is said again, then what the chain allows. */
+export function resume(state: DualOpenState): Step {
+  const up: DualOpenState = { ...state, link: { type: "up" } };
+  return andThen(afterReestablish(up), (s) => s.ended === null ? advance(s) : to(s));
 }
 
 /** What was said before and may have been lost: channel_ready, shutdown. */

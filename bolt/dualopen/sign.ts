@@ -24,23 +24,6 @@ import type { Attempt, DualOpenState, SavedChannel } from "./types.ts";
 /** Wrong tx_signatures on one connection before we hang up: checking them costs work (eclair #3328). */
 export const MAX_BAD_TX_SIGNATURES = 3;
 
-/** hsmd signed the peer's commitment 0, whose attempt is in its row. */
-export function onRemoteCommitmentSigned(state: DualOpenState, seq: number, signature: Uint8Array): Step {
-  const attempt = state.channel?.attempts.find((a) => a.seq === seq);
-  if (attempt === undefined || attempt.aborted || state.link.type === "down") return to(state);
-  return to(
-    state,
-    send({
-      type: "commitment_signed",
-      channel_id: state.channelId,
-      signature,
-      htlc_signature: [],
-      funding_txid: attempt.tx.txid,
-    }),
-    { type: "progress" },
-  );
-}
-
 /** The peer's commitment_signed: nothing counts before hsmd found it good (items 46 and 47). */
 export function onCommitmentSigned(state: DualOpenState, message: CommitmentSigned): Step {
   const { channel } = state;

@@ -209,6 +209,8 @@ export type Link =
   | { readonly type: "down" }
   /** For a saved channel nothing but `channel_reestablish` passes until both were exchanged. */
   | { readonly type: "reestablishing" }
+  /** Both were exchanged, and hsmd is asked for the commitment_signed that the peer wants before all else. */
+  | { readonly type: "resuming" }
   | { readonly type: "up" };
 
 /** Why an owner lets go. */
