@@ -64,7 +64,7 @@ export function judge(file: string, specifier: string): string | undefined {
   if (to.kind === "package") return undefined;
   const inside = (...folders: string[]) => folders.some((f) => to.path.startsWith(f));
   if (file.startsWith("common/")) {
-    if (inside("common/", "gen/google/", "gen/arcus/testing/")) return undefined;
+    if (inside("common/", "gen/google/", "gen/grpc/", "gen/arcus/testing/")) return undefined;
     return isTest(file) && inside("tools/parts/", "tools/progress.ts", "gen/")
       ? undefined
       : "common/ knows no Lightning and no service";
