@@ -21,7 +21,7 @@ import {
   SignRemoteCommitment0RequestSchema,
 } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { Hsm } from "./hsm.ts";
-import type { KeyTree } from "./keys.ts";
+import type { KeyTree, WalletPath } from "./keys.ts";
 import { type MemoryFile } from "./memory.ts";
 import { openStore, type StoreOptions } from "./open.ts";
 
@@ -43,6 +43,7 @@ export interface TestHsm {
   readonly hsm: Hsm;
   readonly keys: KeyTree;
   readonly file: MemoryFile;
+  readonly directory: string;
   [Symbol.asyncDispose](): Promise<void>;
 }
 
@@ -65,7 +66,7 @@ export async function openHsm(
     ecc: "noble",
     maxFundingFeeSat: options.maxFundingFeeSat ?? 100_000n,
   });
-  return { hsm, keys, file: memory, [Symbol.asyncDispose]: () => memory.close() };
+  return { hsm, keys, file: memory, directory, [Symbol.asyncDispose]: () => memory.close() };
 }
 
 /** Binds with an expectation of the database. */
@@ -219,7 +220,7 @@ type CommitmentInit = MessageInitShape<typeof SignRemoteCommitment0RequestSchema
 type AttemptInit = MessageInitShape<typeof SignFundingAttemptRequestSchema>;
 
 /** A request to sign the peer's commitment 0. */
-export function commitmentRequest(pair: Pair, side: Side, funds: Funds, funding: Funding): CommitmentInit {
+export function commitmentRequest(pair: Pair, side: Side, funds: Funds, funding: Funding) {
   return {
     channel: refOf(side),
     terms: termsOf(pair, side),
@@ -240,8 +241,15 @@ export function attemptRequest(
   funds: Funds,
   funding: Funding,
   remoteSignature: Uint8Array,
-): AttemptInit {
+) {
   const opener = side === pair.opener;
+  const inputs: Record<number, WalletPath> = opener
+    ? { 0: { change: false, index: 3 } }
+    : { 1: { change: false, index: 5 } };
+  const change: Record<number, WalletPath> = opener
+    ? { 1: { change: true, index: 1 } }
+    : { 2: { change: true, index: 2 } };
+  const destinations: number[] = [];
   return {
     channel: refOf(side),
     terms: termsOf(pair, side),
@@ -249,9 +257,9 @@ export function attemptRequest(
     remoteSignature,
     signInputs: true,
     prevouts: funding.prevouts,
-    inputs: opener ? { 0: { change: false, index: 3 } } : { 1: { change: false, index: 5 } },
-    change: opener ? { 1: { change: true, index: 1 } } : { 2: { change: true, index: 2 } },
-    destinations: [],
+    inputs,
+    change,
+    destinations,
     maxFeeSat: 5000n,
   };
 }
