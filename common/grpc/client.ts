@@ -155,6 +155,21 @@ function callSettings(
   return { metadata, settings: ms === Infinity ? {} : { deadline: Date.now() + ms } };
 }
 
+/** Makes a call; grpc-js throws at once on a channel that was closed. */
+function start<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    throw new ArcusError({
+      code: status.UNAVAILABLE,
+      reason: "CHANNEL_CLOSED",
+      message: "the channel was closed",
+      retryable: false,
+      cause: error,
+    });
+  }
+}
+
 function cancelled(): ArcusError {
   return new ArcusError({ code: status.CANCELLED, reason: "CANCELLED", message: "cancelled by the caller" });
 }
@@ -200,17 +215,12 @@ function unary<I extends DescMessage, O extends DescMessage>(
     );
     return new Promise((resolve, reject) => {
       const finish = settle<MessageShape<O>>(resolve, reject);
-      const call = channel.grpc.makeUnaryRequest(
-        path,
-        encode,
-        decode,
-        make(request),
-        metadata,
-        settings,
-        (error, value) => {
-          release();
-          finish(error, value);
-        },
+      const answer = (error: ServiceError | null, value?: MessageShape<O>): void => {
+        release();
+        finish(error, value);
+      };
+      const call = start(() =>
+        channel.grpc.makeUnaryRequest(path, encode, decode, make(request), metadata, settings, answer)
       );
       const release = cancelOn(options.signal, call);
     });
@@ -322,7 +332,10 @@ function bidi<I extends DescMessage, O extends DescMessage>(
   };
 }
 
-/** Opens a bidirectional stream in its callback form. It never throws: a failure to connect arrives at `onEnd`. */
+/**
+ * Opens a bidirectional stream in its callback form. A failure to connect arrives at `onEnd`. Throws UNAVAILABLE `CHANNEL_CLOSED` after
+ * `channel.close()`.
+ */
 export function openBidi<I extends DescMessage, O extends DescMessage>(
   channel: Channel,
   method: DescMethodBiDiStreaming<I, O>,
@@ -331,13 +344,9 @@ export function openBidi<I extends DescMessage, O extends DescMessage>(
   const { metadata, settings } = callSettings(channel, options, Infinity);
   const make = maker(method.input);
   const encode = encoder(method.input);
-  const call = channel.grpc.makeBidiStreamRequest(
-    pathOf(method),
-    (init: MessageInitShape<I>) => encode(make(init)),
-    decoder(method.output),
-    metadata,
-    settings,
-  );
+  const [path, decode] = [pathOf(method), decoder(method.output)];
+  const encodeInit = (init: MessageInitShape<I>) => encode(make(init));
+  const call = start(() => channel.grpc.makeBidiStreamRequest(path, encodeInit, decode, metadata, settings));
   const stream = new ClientCallStream<MessageShape<O>, MessageInitShape<I>>(call, call, call);
   const release = cancelOn(options.signal, stream);
   stream.signal.addEventListener("abort", release, { once: true });

@@ -76,7 +76,11 @@ export function echoService() {
             probe.acceptedBeforeFull = sent;
             return;
           }
-          if (!stream.write(message)) stream.pause();
+          if (message.order.case === "fail") throw failedPrecondition(message.order.value, "as ordered");
+          if (message.order.case === "crash") throw new Error(message.order.value);
+          // A number that no uint64 holds.
+          const number = message.order.case === "hang" ? -1n : message.number;
+          if (!stream.write({ ...message, number })) stream.pause();
         });
         stream.onEnd(() => stream.end());
       },

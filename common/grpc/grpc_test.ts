@@ -227,6 +227,70 @@ test("grpc: a failure in the middle of a stream arrives after what came before i
     assert.equal(stream.signal.aborted, true);
   }));
 
+test("grpc: a listener that throws ends its stream, and nothing else", () =>
+  withEcho(async ({ channel, echo, logged }) => {
+    // At the server.
+    const stream = openBidi(channel, Echo.method.raw);
+    const ended = event<ArcusError | undefined>("end");
+    stream.onMessage(() => {});
+    stream.onEnd(ended.resolve);
+    stream.write({ order: { case: "fail", value: "IN_A_LISTENER" } });
+    assert.equal((await ended.promise)?.reason, "IN_A_LISTENER");
+    const crashing = openBidi(channel, Echo.method.raw);
+    const crashed = event<ArcusError | undefined>("end");
+    crashing.onMessage(() => {});
+    crashing.onEnd(crashed.resolve);
+    crashing.write({ order: { case: "crash", value: "a secret" } });
+    assert.equal((await crashed.promise)?.message, "internal error");
+    assert.equal(logged.length, 1);
+    // At the client.
+    const mine = openBidi(channel, Echo.method.raw);
+    const over = event<ArcusError | undefined>("end");
+    mine.onMessage(() => {
+      throw new Error("mine");
+    });
+    mine.onEnd(over.resolve);
+    mine.write({});
+    const error = await over.promise;
+    assert.match(String(error?.cause), /mine/);
+    assert.equal((await echo.unary({ number: 1n })).number, 1n);
+  }));
+
+test("grpc: a response that cannot be encoded is INTERNAL and logged", () =>
+  withEcho(async ({ channel, logged }) => {
+    const stream = openBidi(channel, Echo.method.raw);
+    const ended = event<ArcusError | undefined>("end");
+    stream.onMessage(() => {});
+    stream.onEnd(ended.resolve);
+    stream.write({ order: { case: "hang", value: true } });
+    assert.equal((await ended.promise)?.code, Code.INTERNAL);
+    assert.deepEqual(logged.map(({ message }) => message), ["a response cannot be encoded"]);
+  }));
+
+test("grpc: calls on a closed channel", () =>
+  withEcho(async ({ address }) => {
+    const channel = dial(address);
+    channel.close();
+    assert.equal((await failureOf(client(Echo, channel).unary({}))).reason, "CHANNEL_CLOSED");
+    assert.throws(() => openBidi(channel, Echo.method.raw), (error) => error instanceof ArcusError);
+  }));
+
+test("grpc: hundreds of streams share one connection", () =>
+  withEcho(async ({ channel, server }) => {
+    const count = 300;
+    const streams = Array.from({ length: count }, () => openBidi(channel, Echo.method.raw));
+    let echoed = 0;
+    for (const stream of streams) {
+      stream.onMessage(() => void echoed++);
+      stream.onEnd(() => {});
+      stream.write({});
+    }
+    await waitFor(() => echoed === count, { what: "an echo on each" });
+    assert.equal(server.inFlight, count);
+    for (const stream of streams) stream.end();
+    await waitFor(() => server.inFlight === 0, { what: "their end" });
+  }));
+
 test("grpc: what the caller's own source throws is what the caller sees", () =>
   withEcho(async ({ echo }) => {
     async function* broken() {

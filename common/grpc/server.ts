@@ -358,7 +358,15 @@ function addService(server: Server, { service, methods }: ImplementedService, ca
   for (const method of service.methods) {
     const make = maker(method.output);
     const encodeOut = encoder(method.output);
-    const encodeResponse = (init: Out) => encodeOut(make(init));
+    const encodeResponse = (init: Out) => {
+      try {
+        return encodeOut(make(init));
+      } catch (error) {
+        // grpc-js answers INTERNAL by itself, and tells nobody why.
+        calls.log.error({ err: error, method: pathOf(method) }, "a response cannot be encoded");
+        throw error;
+      }
+    };
     definition[method.localName] = {
       path: pathOf(method),
       requestStream: method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming",

@@ -5,12 +5,13 @@
 import type { Readable, Writable } from "node:stream";
 import type { StatusObject } from "@grpc/grpc-js";
 import { status } from "@grpc/grpc-js";
-import { ArcusError, fromStatus, toStatus } from "common/grpc/errors.ts";
+import { ArcusError, fromStatus, toArcusError } from "common/grpc/errors.ts";
 
 /**
  * A stream of `Received` messages coming in and `Sent` messages going out.
  *
- * Each `on...` may be called once. Nothing is read before `onMessage` is called.
+ * Each `on...` may be called once. Nothing is read before `onMessage` is called. A listener that throws ends this stream, not the
+ * process: at a server with the status of what it threw, at a client with that error at `onEnd`. A listener must not be async.
  */
 export interface BidiStream<Received, Sent> {
   /**
@@ -37,7 +38,7 @@ export interface BidiStream<Received, Sent> {
    * written goes out first.
    */
   end(error?: unknown): void;
-  /** Gives the call up at once, at a client with status CANCELLED, at a server with ABORTED. What is queued may be lost. */
+  /** Gives the call up. At a client at once, with status CANCELLED; at a server like `end` with ABORTED. */
   cancel(): void;
   /** True once nothing can be written any more. */
   readonly closed: boolean;
@@ -57,6 +58,7 @@ abstract class CallStream<Received, Sent> implements BidiStream<Received, Sent> 
   protected readonly abort = new AbortController();
   protected writingOver = false;
   protected reading = false;
+  #broken = false;
   #ended: { readonly error: ArcusError | undefined } | undefined;
   #onEnd: ((error: ArcusError | undefined) => void) | undefined;
 
@@ -84,13 +86,26 @@ abstract class CallStream<Received, Sent> implements BidiStream<Received, Sent> 
   }
 
   onDrain(listener: () => void): void {
-    this.output?.on("drain", listener);
+    this.output?.on("drain", () => this.#guarded(listener));
   }
 
   onMessage(listener: (message: Received) => void): void {
     this.reading = true;
-    this.input?.on("data", listener);
+    this.input?.on("data", (message: Received) => this.#guarded(listener, message));
   }
+
+  #guarded<A extends unknown[]>(listener: (...args: A) => void, ...args: A): void {
+    if (this.#broken) return;
+    try {
+      listener(...args);
+    } catch (error) {
+      this.#broken = true;
+      this.fail(error);
+    }
+  }
+
+  /** A listener threw. */
+  protected abstract fail(error: unknown): void;
 
   pause(): void {
     this.input?.pause();
@@ -169,6 +184,11 @@ export class ClientCallStream<Received, Sent> extends CallStream<Received, Sent>
     this.writingOver = true;
     this.client.cancel();
   }
+
+  protected override fail(error: unknown): void {
+    this.cancel();
+    this.finish(toArcusError(error));
+  }
 }
 
 /** A grpc-js server call with a stream in at least one direction. */
@@ -214,6 +234,10 @@ export class ServerCallStream<Received, Sent> extends CallStream<Received, Sent>
     else this.output?.emit("error", this.statusOf(error));
   }
 
+  protected override fail(error: unknown): void {
+    this.end(error);
+  }
+
   override cancel(): void {
     this.end(
       new ArcusError({
@@ -224,9 +248,6 @@ export class ServerCallStream<Received, Sent> extends CallStream<Received, Sent>
     );
   }
 }
-
-/** A status for an error, without logging. */
-export const plainStatus: (error: unknown) => StatusObject = toStatus;
 
 /** How many decoded messages an iterator holds before it stops reading. */
 const ITERATOR_QUEUE = 16;

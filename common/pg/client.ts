@@ -155,9 +155,10 @@ export async function openDatabase(options: DatabaseOptions): Promise<Database> 
 
 /** A socket that is connected, as postgres.js wants one from its `socket` option. */
 function connected(options: { path?: string | false; host: string[]; port: number[] }): Promise<Socket> {
-  const socket = typeof options.path === "string"
-    ? connect(options.path)
-    : connect(options.port[0] ?? 5432, options.host[0] ?? "localhost");
+  const [host = "localhost", port = 5432] = [options.host[0], options.port[0]];
+  const socket = typeof options.path === "string" ? connect(options.path) : connect(port, host);
+  // Where postgres.js looks for the name that a certificate must carry.
+  Object.assign(socket, { host, port });
   return new Promise((resolve, reject) => {
     socket.once("error", reject);
     socket.once("connect", () => {
