@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { type Config, ConfigError, loadConfig, loadTable } from "common/config/config.ts";
 import { DAEMONS } from "common/config/option.ts";
 import { OPTIONS } from "common/config/options.ts";
+import { startProgram } from "common/testing/process.ts";
 import { tempFolder } from "common/testing/temp.ts";
 
 type Input = Partial<Parameters<typeof loadConfig>[0]>;
@@ -197,4 +198,27 @@ Deno.test("config: a table of one's own", () => {
   const loaded = loadTable({ table: { alias: OPTIONS.alias }, daemon: "node", args: ["--alias=x"], env: {} });
   assert(loaded.type === "config");
   assert.equal(loaded.config.get("alias"), "x");
+});
+
+Deno.test("config: an entry point prints help, or every problem and ends with 2", async () => {
+  await using folder = await tempFolder();
+  const main = join(folder.path, "main.ts");
+  await writeFile(
+    main,
+    `import { configOrExit } from "${import.meta.resolve("./config.ts")}";
+     console.log("alias=" + configOrExit("lightningd").get("alias"));`,
+  );
+  const run = async (...args: string[]) => {
+    const { code, output } = await startProgram(main, { args, env: { ARCUS_RGB: "red" } }).ended();
+    return { code, output };
+  };
+  const wrong = await run("--alias=x", "--funding-confirms=many");
+  assert.equal(wrong.code, 2);
+  assert.match(wrong.output, /rgb: 'red'.*\(environment\)/);
+  assert.match(wrong.output, /funding-confirms: 'many'.*\(flag\)/);
+  const fine = await run("--alias=x", "--rgb=00ff00");
+  assert.deepEqual(fine, { code: 0, output: "alias=x\n" });
+  const help = await run("--help");
+  assert.equal(help.code, 0);
+  assert.match(help.output, /Usage: lightningd/);
 });
