@@ -282,7 +282,9 @@ export function loadTable<T extends OptionTable>(options: LoadOptions<T> & { rea
 function checkDeveloper(gathering: Gathering, values: Readonly<Record<string, unknown>>): void {
   if (values["developer"] === true || gathering.table["developer"] === undefined) return;
   for (const name of gathering.given.keys()) {
-    if (name.startsWith("dev-")) gathering.problems.push(`${name}: only with developer`);
+    if (name.startsWith("dev-") && values[name] !== gathering.table[name]?.fallback) {
+      gathering.problems.push(`${name}: only with developer`);
+    }
   }
 }
 
