@@ -3,7 +3,7 @@
  *
  *     deno task gen          lint the contracts, write gen/
  *     deno task gen:check    lint, generate beside, fail if gen/ differs
- *     deno task gen:breaking fail if a contract changed incompatibly against a git reference (default: main)
+ *     deno task gen:breaking [REF]   fail if a contract changed incompatibly since a commit (default: HEAD)
  */
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -84,7 +84,7 @@ async function generate(write: boolean): Promise<void> {
   }
 }
 
-const [mode, against = "main"] = Deno.args;
+const [mode, against = "HEAD"] = Deno.args;
 switch (mode) {
   case undefined:
     await buf("lint");
@@ -95,9 +95,9 @@ switch (mode) {
     await generate(false);
     break;
   case "breaking":
-    await buf("breaking", "--against", `.git#branch=${against}`);
+    await buf("breaking", "--against", `.git#ref=${against}`);
     break;
   default:
-    console.error("usage: gen.ts [check | breaking [branch]]");
+    console.error("usage: gen.ts [check | breaking [commit]]");
     Deno.exit(2);
 }
