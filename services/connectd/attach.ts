@@ -124,16 +124,15 @@ export class Attachments {
     }
   }
 
-  /** Says that the connection is gone or draining; the subd may still write, and then ends. */
+  /** Says that the connection is gone or draining; the subd may still write, and then ends the stream. */
   peerGone(id: AttachmentId, reason: string): void {
     this.#write(id, { message: { case: "peerGone", value: { reason } } });
     const entry = this.#entries.get(id);
     if (entry === undefined) return;
     entry.deadline = this.options.now() + this.options.limits.drainSubds;
-    entry.stream.end();
   }
 
-  /** The subd said its last word: the stream ends in good order. */
+  /** Nothing more is said on either side: the stream ends in good order. */
   finish(id: AttachmentId): void {
     const entry = this.#entries.get(id);
     if (entry === undefined) return;

@@ -63,7 +63,7 @@ export type DemuxAction =
     readonly data: Uint8Array;
     readonly replayed: boolean;
   }
-  /** The subd's stream may end now: it said its last word. */
+  /** The subd's stream ends now: nothing more is said on either side. */
   | { readonly type: "finish"; readonly attachment: AttachmentId }
   /** Tell the subd that the connection is gone or draining. */
   | { readonly type: "peer_gone"; readonly attachment: AttachmentId; readonly reason: string }
@@ -546,6 +546,9 @@ export class Demux {
   gone(reason: string): DemuxAction[] {
     const actions = this.drain(reason);
     for (const channel of [...this.#byAttachment.values()]) {
+      if (channel.attachment !== undefined) {
+        actions.push({ type: "finish", attachment: channel.attachment.id });
+      }
       actions.push(...this.#end(channel, "peer_gone", reason, 0));
     }
     this.#channels.clear();
