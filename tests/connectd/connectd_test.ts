@@ -93,6 +93,7 @@ test("a final message that hangs up is written before the connection ends", asyn
 
 test("an unanswered spoke ends in a drained hang-up", async () => {
   await using node = await TestNode.start({ limits: { spokeDeadline: 200 } });
+  node.subd.endsWithPeer = false;
   await using peer = await RawPeer.connect(node.address, node.nodeId);
   const live = await node.peer(peer.nodeId);
   const other = await node.attached(live, id(7), 1n);
@@ -211,6 +212,7 @@ test("a subd that is not there is reported, not waited for", async () => {
 
 test("disconnect drains, and the answer comes after the end", async () => {
   await using node = await TestNode.start();
+  node.subd.endsWithPeer = false;
   await using peer = await RawPeer.connect(node.address, node.nodeId);
   const live = await node.peer(peer.nodeId);
   const attachment = await node.attached(live, id(1), 1n);
@@ -229,6 +231,7 @@ test("disconnect drains, and the answer comes after the end", async () => {
 
 test("a subd that does not flush cannot hold a disconnect up", async () => {
   await using node = await TestNode.start({ limits: { drainSubds: 200 } });
+  node.subd.endsWithPeer = false;
   await using peer = await RawPeer.connect(node.address, node.nodeId);
   const live = await node.peer(peer.nodeId);
   await node.attached(live, id(1), 1n);

@@ -227,6 +227,8 @@ export class FakeSubd {
   readonly attachments = new Inbox<FakeAttachment>();
   /** Whether attachments are accepted at once. */
   accepting = true;
+  /** Whether streams end by themselves once the peer is gone. */
+  endsWithPeer = true;
   address = "";
 
   service() {
@@ -245,7 +247,11 @@ export class FakeSubd {
   #open(stream: AttachStream): void {
     let attachment: FakeAttachment | undefined;
     stream.onMessage(({ message }) => {
-      if (message.case !== "attach") return attachment?.said.push(message);
+      if (message.case !== "attach") {
+        attachment?.said.push(message);
+        if (message.case === "peerGone" && this.endsWithPeer) stream.end();
+        return;
+      }
       attachment = new FakeAttachment(message.value, stream);
       if (this.accepting) {
         attachment.say({ case: "attached", value: { subdInstance: "subd", epoch: message.value.epoch } });
@@ -266,7 +272,7 @@ export class TestNode {
   readonly log: string[];
   connectd!: RunningConnectd;
   face!: ServiceClient<typeof Connectd>;
-  /** Whether hsmd answers. */
+  /** Whether hsmd answers the ECDH. */
   hsmdPresent = true;
   readonly nodeId: Uint8Array;
   #servers: ArcusServer[] = [];
