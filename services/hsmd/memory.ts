@@ -235,6 +235,7 @@ export class MemoryFile {
   #writing: Promise<void> | null = null;
   #settled: Promise<void> = Promise.resolve();
   #failed: MemoryError | null = null;
+  #closed = false;
   #lastCheck: Uint8Array;
   #durable: bigint;
   /** Frames written in this run: less than the requests that waited for them. */
@@ -357,9 +358,11 @@ export class MemoryFile {
     await this.file.syncData();
   }
 
-  /** Waits for writes under way and gives the file and its lock back. */
+  /** Waits for writes under way and gives the file and its lock back. Again: does nothing. */
   async close(): Promise<void> {
     await this.#writing;
+    if (this.#closed) return;
+    this.#closed = true;
     this.file.close();
   }
 }
