@@ -1,9 +1,11 @@
 /** The server side of connectd's Control streams: hello first, then each message in order to whom it concerns. */
+import { requireEnum } from "common/grpc/check.ts";
 import { invalidArgument } from "common/grpc/errors.ts";
 import { implement, type ImplementedService } from "common/grpc/server.ts";
 import type { Logger } from "common/log.ts";
 import {
   type AttachmentEnded,
+  AttachmentEnded_ReasonSchema,
   type AttachmentStarted,
   type ConnectdHello,
   type ConnectRequest,
@@ -144,6 +146,7 @@ function dispatch(events: ControlEvents, replica: Replica, message: Message): vo
     case "attachmentStarted":
       return events.attachmentStarted(message.value);
     case "attachmentEnded":
+      requireEnum(AttachmentEnded_ReasonSchema, message.value.reason, "attachment_ended.reason");
       return events.attachmentEnded(message.value);
     case "connectResult":
       return events.connectResult(message.value);

@@ -42,16 +42,26 @@ export interface LivePeer {
   readonly direction: "in" | "out";
   readonly remoteAddr: string;
   readonly features: Uint8Array;
-  /** Channels that were attached on this connection: none of them gets a second channel_reestablish on it. */
-  readonly begun: Set<bigint>;
+  /**
+   * Channels, each with the kind of its owner, that were attached on this connection (see {@link begunKey}): none of
+   * them gets a second channel_reestablish on it.
+   */
+  readonly begun: Set<string>;
+  /** Subds that connectd could not attach: not the first choice for this peer. */
+  readonly refused: Set<string>;
   /** Channel ids that we aborted by a final message: what still comes for them is stale. */
   readonly aborted: Set<string>;
   /** Spokes that were told to wait. */
   readonly waiting: Map<bigint, PeerSpoke>;
   /** When this peer started opens, monotonic milliseconds. */
   readonly opened: number[];
-  /** It was told to hang up. */
-  closing: boolean;
+  /** It was told to hang up; "bounce": and shall be connected again at once. */
+  closing: false | "closing" | "bounce";
+}
+
+/** What `begun` holds. */
+export function begunKey(channel: bigint, kind: SubdKind): string {
+  return `${channel}/${kind}`;
 }
 
 /** Who has a channel or an opening. */
@@ -117,15 +127,15 @@ export class Live {
     return replica !== undefined;
   }
 
-  /** The least loaded live subd of a kind; `avoid` only if there is no other. */
-  pick(kind: SubdKind, avoid?: string): Subd | undefined {
+  /** The least loaded live subd of a kind; one of `avoid` only if there is no other. */
+  pick(kind: SubdKind, avoid: ReadonlySet<string> = new Set()): Subd | undefined {
     const load = new Map<string, number>();
     for (const { instance } of this.owners.values()) load.set(instance, (load.get(instance) ?? 0) + 1);
     const candidates = [...this.subds.values()]
       .filter((subd) => subd.kind === kind)
       .filter((subd) => subd.capacity === 0 || (load.get(subd.instance) ?? 0) < subd.capacity)
       .sort((a, b) =>
-        Number(a.instance === avoid) - Number(b.instance === avoid) ||
+        Number(avoid.has(a.instance)) - Number(avoid.has(b.instance)) ||
         (load.get(a.instance) ?? 0) - (load.get(b.instance) ?? 0)
       );
     return candidates[0];

@@ -1,4 +1,5 @@
 /** The server side of the subds' Registry streams. */
+import { requireEnum } from "common/grpc/check.ts";
 import { invalidArgument } from "common/grpc/errors.ts";
 import { implement, type ImplementedService } from "common/grpc/server.ts";
 import type { Logger } from "common/log.ts";
@@ -9,6 +10,7 @@ import {
   type RegisterRequest,
   Registry,
   type Released,
+  Released_ReasonSchema,
   type SubdHello,
   type Superseded,
 } from "gen/arcus/subd/v1/subd_pb.ts";
@@ -117,6 +119,7 @@ function dispatch(events: RegistryEvents, subd: Subd, message: RegisterRequest["
     case "channelChanged":
       return events.channelChanged(subd, message.value);
     case "released":
+      requireEnum(Released_ReasonSchema, message.value.reason, "released.reason");
       return events.released(subd, message.value);
     case "superseded":
       return events.superseded(subd, message.value);
