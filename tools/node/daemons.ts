@@ -27,31 +27,47 @@ export interface Grants {
   readonly nodeDir: string;
   /** hsmd's own folder. */
   readonly hsmdDir: string;
+  /** Every daemon's unix socket. */
+  readonly sockets: Readonly<Record<DaemonName, string>>;
   /** libsecp256k1, when it is used. */
   readonly secp256k1: string | undefined;
-  /** host:port of what else the daemon connects to or listens on; "127.0.0.1" alone: any port. */
-  readonly network: readonly string[];
+  /** host:port of Postgres. */
+  readonly postgres: string;
 }
 
 /** Deno's permission flags of a daemon: as narrow as its job allows. */
 export function permissionFlags(daemon: DaemonName, grants: Grants): string[] {
-  const { nodeDir, hsmdDir, secp256k1 } = grants;
+  const { nodeDir, hsmdDir, secp256k1, sockets, postgres } = grants;
   const own = daemon === "hsmd" ? [nodeDir, hsmdDir] : [nodeDir];
-  // The library is found by its name in the loader's folders unless it is a file.
-  const library = secp256k1 === undefined
-    ? []
-    : [secp256k1.includes("/") ? `--allow-ffi=${secp256k1}` : "--allow-ffi"];
-  const libraryDir = secp256k1?.includes("/") ? [dirname(secp256k1)] : [];
-  const net = daemon === "hsmd" ? [] : daemon === "connectd" ? ["--allow-net"] : [
-    `--allow-net=${["127.0.0.1", "localhost", ...grants.network].join(",")}`,
-  ];
+  // Without a folder in its name, the library is looked for by the system's loader.
+  const isFile = secp256k1?.includes("/") === true;
+  const ffi = secp256k1 === undefined ? [] : [isFile ? `--allow-ffi=${secp256k1}` : "--allow-ffi"];
   return [
     "--no-prompt",
-    `--allow-read=${[ROOT, ...own, ...libraryDir].join(",")}`,
+    `--allow-read=${[ROOT, ...own, ...(isFile ? [dirname(secp256k1)] : [])].join(",")}`,
     `--allow-write=${own.join(",")}`,
     "--allow-env",
     "--allow-sys",
-    ...net,
-    ...library,
+    ...networkFlags(daemon, sockets, postgres),
+    ...ffi,
   ];
+}
+
+function networkFlags(daemon: DaemonName, sockets: Grants["sockets"], postgres: string): string[] {
+  const unix = (names: readonly DaemonName[]) => names.map((name) => `unix:${sockets[name]}`);
+  const allow = (targets: readonly string[]) => [`--allow-net=${targets.join(",")}`];
+  switch (daemon) {
+    case "hsmd":
+      // Nothing but its own door.
+      return allow(unix(["hsmd"]));
+    case "connectd":
+      // Peers are anywhere.
+      return ["--allow-net"];
+    case "lightningd":
+      // bitcoind, Postgres, the API's port.
+      return allow([...unix(DAEMON_NAMES), "127.0.0.1", postgres]);
+    case "dualopend":
+    case "channeld":
+      return allow([...unix(["hsmd", "lightningd", daemon]), postgres]);
+  }
 }

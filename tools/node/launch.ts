@@ -222,6 +222,16 @@ export class RunningNode {
     return join(this.dir, "hsmd");
   }
 
+  get #sockets(): Record<DaemonName, string> {
+    return {
+      hsmd: this.socketPath("hsmd"),
+      lightningd: this.socketPath("lightningd"),
+      connectd: this.socketPath("connectd"),
+      dualopend: this.socketPath("dualopend"),
+      channeld: this.socketPath("channeld"),
+    };
+  }
+
   #configurationPath(daemon: DaemonName): string {
     return join(this.dir, `${daemon}.conf`);
   }
@@ -290,8 +300,9 @@ export class RunningNode {
       const flags = permissionFlags(daemon, {
         nodeDir: this.dir,
         hsmdDir: this.#hsmdDir,
+        sockets: this.#sockets,
         secp256k1: this.options.secp256k1,
-        network: [new URL(this.options.database.url).host],
+        postgres: new URL(this.options.database.url).host,
       });
       processes.set(
         daemon,
