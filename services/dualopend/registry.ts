@@ -42,8 +42,6 @@ export interface RegistryOptions {
   readonly channel: Channel;
   readonly log: Logger;
   readonly instance: string;
-  /** Where others reach this replica. */
-  readonly address: string;
   readonly capacity: number;
   /** What this process was started for; compared with lightningd's. */
   readonly chainHash: Uint8Array;
@@ -89,6 +87,8 @@ function readAssign(assign: Assign): Assigned {
 /** The client of lightningd's Registry. */
 export class RegistryClient implements Reports {
   #owners: Owners | null = null;
+  /** Where others reach this replica. */
+  #address = "";
   #stream: Stream | null = null;
   #node: NodeFacts | null = null;
   #databaseId: Uint8Array = new Uint8Array();
@@ -104,8 +104,9 @@ export class RegistryClient implements Reports {
   }
 
   /** Connects, and again whenever the stream breaks. */
-  start(owners: Owners): void {
+  start(owners: Owners, address: string): void {
     this.#owners = owners;
+    this.#address = address;
     this.#connect();
   }
 
@@ -173,7 +174,7 @@ export class RegistryClient implements Reports {
   }
 
   #hello(): MessageInitShape<typeof RegisterRequestSchema> {
-    const { instance, address, capacity, chainHash } = this.options;
+    const { instance, capacity, chainHash } = this.options;
     return {
       message: {
         case: "hello",
@@ -188,7 +189,7 @@ export class RegistryClient implements Reports {
             databaseId: this.#databaseId,
             leaderEpoch: 0n,
           },
-          grpcAddress: address,
+          grpcAddress: this.#address,
           held: this.#owners?.held() ?? [],
           capacity,
         },
