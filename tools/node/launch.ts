@@ -36,6 +36,8 @@ export interface NodeOptions {
   /** libsecp256k1, as `findSecp256k1` gives it. */
   readonly secp256k1?: string | undefined;
   readonly logLevel?: "trace" | "debug" | "info";
+  /** The folder is removed when the process that started the node dies without doing so. */
+  readonly temporary?: boolean;
 }
 
 /** What a path of a unix socket may have at most on every system that we know. */
@@ -159,6 +161,11 @@ export class RunningNode {
   /** File of a daemon's socket. */
   socketPath(daemon: DaemonName): string {
     return join(this.dir, `${daemon}.sock`);
+  }
+
+  /** Where the process of a daemon logs. */
+  logFile(daemon: DaemonName): string {
+    return this.daemon(daemon).plan.logFile;
   }
 
   /** Starts what does not run, and waits until the node is ready for peers and commands. */
@@ -291,6 +298,7 @@ export class RunningNode {
       cwd: ROOT,
       logFile: join(this.dir, "logs", `${name}.log`),
       logs: this.logs,
+      ...(this.options.temporary === true ? { removeDirOnOrphan: this.dir } : {}),
     };
   }
 

@@ -12,6 +12,8 @@ export interface ProcessPlan {
   readonly cwd: string;
   readonly logFile: string;
   readonly logs: LogBook;
+  /** Removed when the process that started this one dies without doing so. */
+  readonly removeDirOnOrphan?: string;
   /** Resolves when it serves; aborted when the process ends before that. */
   readonly ready: (signal: AbortSignal) => Promise<void>;
 }
@@ -44,7 +46,7 @@ export class NodeProcess {
   /** Starts it, without waiting for more than the process. */
   spawn(): void {
     if (this.#child !== undefined) throw new Error(`${this.plan.name} runs already`);
-    const { name, args, env, cwd, logFile, logs } = this.plan;
+    const { name, args, env, cwd, logFile, logs, removeDirOnOrphan } = this.plan;
     const child = spawnGuarded({
       cmd: Deno.execPath(),
       args: args(),
@@ -54,6 +56,7 @@ export class NodeProcess {
       logFile,
       onLine: (line) => logs.add(name, line),
       graceMs: STOP_GRACE_MS,
+      ...(removeDirOnOrphan === undefined ? {} : { removeDirOnOrphan }),
     });
     this.#child = child;
     child.exited.then((exit) => {

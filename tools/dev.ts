@@ -1,0 +1,137 @@
+/**
+ * `deno task dev`: one node on a regtest chain of its own, left running until Ctrl-C, with every address to call.
+ *
+ *     deno task dev                          five processes, everything in a temporary folder
+ *     deno task dev --layout one             one process
+ *     deno task dev --dir FOLDER             keeps chain, database and node there, and finds them again
+ *     deno task dev --set funder-policy=match --set funder-policy-mod=100
+ */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+import { fundWallets, newAddress } from "./node/commands.ts";
+import { DAEMON_NAMES } from "./node/daemons.ts";
+import { openNodeDatabase } from "./node/database.ts";
+import { type Layout, RunningNode } from "./node/launch.ts";
+import { createStory, sats, type Story } from "./node/story.ts";
+import {
+  endOnSignals,
+  findBitcoind,
+  findSecp256k1,
+  type RegtestNode,
+  startBitcoind,
+  startPostgres,
+} from "./parts/mod.ts";
+
+const START_SAT = 100_000_000n;
+const DATABASE = "arcus_dev";
+
+const HELP = `deno task dev [--layout processes|one] [--dir FOLDER] [--set OPTION=VALUE ...]
+
+Starts bitcoind on a regtest chain, Postgres and one node with a filled wallet, prints every address to call, and runs
+until Ctrl-C. Without --dir everything is in a temporary folder that is gone afterwards.`;
+
+interface Options {
+  readonly layout: Layout;
+  readonly dir: string | undefined;
+  readonly set: Readonly<Record<string, string>>;
+}
+
+function optionsOf(args: string[]): Options | string {
+  try {
+    const { values } = parseArgs({
+      args,
+      options: {
+        layout: { type: "string", default: "processes" },
+        dir: { type: "string" },
+        set: { type: "string", multiple: true, default: [] },
+        help: { type: "boolean", default: false },
+      },
+    });
+    const { layout, dir, set, help } = values;
+    if (help) return HELP;
+    if (layout !== "processes" && layout !== "one") return `--layout ${layout}: processes or one\n\n${HELP}`;
+    const pairs = set.map((text) => {
+      const at = text.indexOf("=");
+      if (at <= 0) throw new Error(`--set ${text}: OPTION=VALUE`);
+      return [text.slice(0, at), text.slice(at + 1)];
+    });
+    return { layout, dir: dir === undefined ? undefined : resolve(dir), set: Object.fromEntries(pairs) };
+  } catch (error) {
+    return `${error instanceof Error ? error.message : error}\n\n${HELP}`;
+  }
+}
+
+function show(story: Story, node: RunningNode, chain: RegtestNode): void {
+  story.chapter("The node runs. Ctrl-C ends it");
+  story.fact("node id", node.id);
+  story.fact("peers", `${node.id}@${node.address}`);
+  story.fact("folder", node.dir);
+  for (const daemon of DAEMON_NAMES) {
+    story.fact(daemon, `${node.target(daemon)}  ${story.dim(`log: ${node.logFile(daemon)}`)}`);
+  }
+  story.fact("bitcoind", `bitcoin-cli -datadir=${chain.dir} -regtest COMMAND`);
+  story.chapter("What to call");
+  const socket = node.target("lightningd");
+  story.say(`grpcurl -plaintext ${socket} list`);
+  story.say(`grpcurl -plaintext ${socket} describe cln.Node`);
+  story.say(`grpcurl -plaintext ${socket} cln.Node/Getinfo`);
+  story.say(`grpcurl -plaintext ${node.target("connectd")} arcus.connectd.v1.Connectd/ListPeers`);
+}
+
+async function run(options: Options): Promise<void> {
+  const story = createStory();
+  const temporary = options.dir === undefined;
+  const dir = options.dir ?? await mkdtemp(join(tmpdir(), "arcus-dev-"));
+  let node: RunningNode | undefined;
+  // Only now and then is a signal the way out of a program; here it is the only one.
+  endOnSignals(async () => {
+    story.progress.info("\nending every process");
+    await node?.stop();
+    if (temporary) await rm(dir, { recursive: true, force: true });
+  });
+  story.chapter("The parts: a chain, a database, a curve");
+  const bitcoind = await findBitcoind(story.progress);
+  const library = await findSecp256k1(story.progress);
+  const kept = (name: string) => temporary ? {} : { dir: join(dir, name) };
+  const chain = await story.step("starting bitcoind", () => startBitcoind({ bitcoind, ...kept("bitcoind") }));
+  const postgres = await story.step(
+    "starting Postgres",
+    () => startPostgres({ progress: story.progress, ...kept("postgres") }),
+  );
+  if (await chain.height() === 0) await chain.mine(1);
+  const database = await story.step("migrating", () => openNodeDatabase(postgres, DATABASE));
+  node = new RunningNode({
+    name: "dev",
+    dir: join(dir, "node"),
+    database,
+    bitcoind: chain,
+    layout: options.layout,
+    options: options.set,
+    secp256k1: library?.library,
+    temporary,
+  });
+  const started = node;
+  await story.step("starting the node", () => started.start());
+  if (temporary) {
+    await story.step(
+      `paying ${sats(START_SAT)} to the wallet`,
+      () => fundWallets(chain, [{ node: started, sat: START_SAT }]),
+    );
+  } else {
+    story.fact("an address", await newAddress(node));
+  }
+  show(story, node, chain);
+}
+
+if (import.meta.main) {
+  const options = optionsOf(Deno.args);
+  if (typeof options === "string") {
+    console.log(options);
+    Deno.exit(options === HELP ? 0 : 2);
+  }
+  await run(options);
+  // Signals end it.
+  setInterval(() => {}, 60_000);
+}
