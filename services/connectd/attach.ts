@@ -36,6 +36,7 @@ interface Entry {
   readonly owner: AttachOwner;
   readonly stream: Stream;
   readonly address: string;
+  readonly epoch: bigint;
   /** When it must be attached, or ended after its last word; undefined while it may live. */
   deadline: number | undefined;
   /** Whether the fence still listens to it. */
@@ -74,6 +75,13 @@ export class Attachments {
   open(owner: AttachOwner, start: AttachStart): void {
     const { order } = start;
     const shared = this.#channel(order.address);
+    if (shared === undefined) {
+      // A step later, as every other failure to attach.
+      queueMicrotask(() =>
+        owner.perform(owner.demux.lost(start.attachment, "not an address", this.options.clock.read()))
+      );
+      return;
+    }
     shared.users++;
     const stream: Stream = openBidi(shared.channel, Subd.method.attach);
     const entry: Entry = {
@@ -81,6 +89,7 @@ export class Attachments {
       owner,
       stream,
       address: order.address,
+      epoch: order.epoch,
       deadline: this.options.now() + this.options.limits.attachTimeout,
       live: true,
       paused: false,
@@ -185,6 +194,7 @@ export class Attachments {
     const { message } = response;
     switch (message.case) {
       case "attached":
+        if (message.value.epoch !== entry.epoch) return this.#lose(entry, "attached with another epoch");
         entry.deadline = undefined;
         return owner.perform(demux.attached(id));
       case "frames": {
@@ -231,13 +241,19 @@ export class Attachments {
     entry.owner.perform(entry.owner.demux.lost(entry.id, detail, this.options.clock.read()));
   }
 
-  #channel(address: string): Shared {
+  /** The connection to an address; undefined for what is none. */
+  #channel(address: string): Shared | undefined {
     const known = this.#channels.get(address);
     if (known !== undefined) return known;
     const { tls } = this.options;
-    const shared: Shared = { channel: dial(address, tls === undefined ? {} : { tls }), users: 0 };
-    this.#channels.set(address, shared);
-    return shared;
+    try {
+      const shared: Shared = { channel: dial(address, tls === undefined ? {} : { tls }), users: 0 };
+      this.#channels.set(address, shared);
+      return shared;
+    } catch (error) {
+      this.options.log.error({ err: error, address }, "a subd's address that cannot be dialled");
+      return undefined;
+    }
   }
 
   /** One user less. A connection that just broke, or one too many, is not kept: its subd may never come back. */

@@ -18,6 +18,7 @@ import type { Faults } from "./faults.ts";
 import { ALWAYS_ALLOWED_HELD_BYTES, type Limits } from "./limits.ts";
 import { type PeerAction, PeerMachine } from "./peer/machine.ts";
 import { TokenBucket } from "./rate.ts";
+import type { Traffic } from "./traffic.ts";
 
 const READ_BYTES = 65_536;
 
@@ -55,6 +56,8 @@ export interface Surroundings {
   /** Undefined outside of developer mode. */
   readonly faults: Faults | undefined;
   readonly events: ConnectionEvents;
+  /** What went through, for metrics. */
+  readonly traffic: Traffic;
   /** Bytes of held frames of all peers. */
   readonly totalHeld: () => number;
   /** SHA-256 of the shared point of our node key and this one; rejects when hsmd cannot answer. */
@@ -277,6 +280,8 @@ export class Connection {
         if (this.#machine.phase === "waiting") continue;
         return;
       }
+      this.around.traffic.messagesIn++;
+      this.around.traffic.bytesIn += next.value.length;
       if (this.around.faults === undefined) this.#act(this.#machine.handle(next.value));
       else await this.#handleWithFaults(this.around.faults, next.value);
     }
@@ -512,6 +517,8 @@ export class Connection {
   }
 
   #seal(chunk: Chunk, message: Uint8Array): void {
+    this.around.traffic.messagesOut++;
+    this.around.traffic.bytesOut += message.length;
     const sealed = this.#machine.seal(message);
     chunk.parts.push(sealed);
     chunk.bytes += sealed.length;

@@ -1,9 +1,12 @@
 /** Everything that one connectd holds: its connections by peer, what lightningd orders, and what lightningd is told. */
 import { bytesToHex } from "@noble/hashes/utils.js";
+import { ecc } from "bolt/crypto/ecc.ts";
 import { Features } from "bolt/wire/features.ts";
 import { failedPrecondition } from "common/grpc/errors.ts";
+import type { TlsFiles } from "common/grpc/tls.ts";
 import { buildInfo } from "common/lifecycle.ts";
 import type { Logger } from "common/log.ts";
+import type { Metrics } from "common/metrics.ts";
 import {
   AttachmentEnded_Reason,
   type ConnectdWelcome,
@@ -31,7 +34,7 @@ import { Dialler, type DialOutcome, DISCONNECTED_DURING_HANDSHAKE } from "./dial
 import { newConnectionWins } from "./duplicate.ts";
 import type { Faults } from "./faults.ts";
 import type { Limits } from "./limits.ts";
-import type { TlsFiles } from "common/grpc/tls.ts";
+import { newTraffic, type Shown, showOn } from "./traffic.ts";
 
 /** Version of the contracts that this build speaks. */
 export const CONTRACT_VERSION = 1;
@@ -49,6 +52,7 @@ export interface HubOptions {
   readonly tls: TlsFiles | undefined;
   readonly now: () => number;
   readonly ecdh: (point: Uint8Array) => Promise<Uint8Array>;
+  readonly metrics: Metrics | undefined;
   readonly send: (message: ToLightningd) => void;
 }
 
@@ -72,11 +76,14 @@ export class Hub implements ConnectionEvents {
   #spokeId = 0n;
   #attachment = 0;
   #heldBytes = 0;
+  readonly #traffic = newTraffic();
+  readonly #show: (now: Shown) => void;
   #stopping = false;
 
   constructor(private readonly options: HubOptions) {
     const { limits, log, clock, now } = options;
     this.attachments = new Attachments({ ...options });
+    this.#show = options.metrics === undefined ? () => {} : showOn(options.metrics, this.#traffic);
     this.#around = {
       limits,
       log,
@@ -86,6 +93,7 @@ export class Hub implements ConnectionEvents {
       faults: options.faults,
       events: this,
       totalHeld: () => this.#heldBytes,
+      traffic: this.#traffic,
       ecdh: options.ecdh,
       numbers: {
         nextSpokeId: () => ++this.#spokeId,
@@ -159,6 +167,7 @@ export class Hub implements ConnectionEvents {
   welcomed(welcome: ConnectdWelcome, node: NodeIdentity): void {
     const features = Features.parse(welcome.features);
     if (!features.ok) throw new Error(features.error.reason);
+    if (!ecc().isPoint(node.nodeId)) throw new Error("the node id is not a public key");
     this.#identity = {
       nodeId: node.nodeId,
       init: { features: features.value, chains: [node.chainHash] },
@@ -229,6 +238,11 @@ export class Hub implements ConnectionEvents {
     for (const connection of this.#all) this.#heldBytes += connection.demux.heldBytes;
     for (const connection of [...this.#all]) connection.tick();
     this.attachments.tick();
+    this.#show({
+      peers: this.#peers.size,
+      attachments: this.attachments.size,
+      heldBytes: this.#heldBytes,
+    });
   }
 
   /** Ends everything: no more dialling, every peer drained, every stream closed. */

@@ -3,6 +3,7 @@ import { configOrExit } from "common/config/config.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
 import { createLifecycle, newInstanceId } from "common/lifecycle.ts";
 import { createLogger } from "common/log.ts";
+import { createMetrics, serveMetrics } from "common/metrics.ts";
 import { DEFAULT_LIMITS } from "./limits.ts";
 import { start } from "./start.ts";
 
@@ -19,6 +20,8 @@ const log = createLogger({
 });
 const lifecycle = createLifecycle({ log });
 lifecycle.install();
+
+const metrics = createMetrics({ process: true });
 
 try {
   const faultFile = config.get("dev-disconnect");
@@ -37,8 +40,16 @@ try {
       maxConnectionsPerIp: config.get("max-peers-per-address"),
     },
     tls: tlsFiles(config.get("tls-dir")),
+    metrics,
     instance,
   });
+  const metricsAddress = config.get("metrics-listen");
+  if (metricsAddress !== undefined) {
+    const ready = () => connectd.ready();
+    const { address, close } = serveMetrics({ address: metricsAddress, metrics, ready });
+    log.info({ address }, "metrics are served");
+    lifecycle.onStop("metrics", close);
+  }
   lifecycle.onStop("grpc", async () => void await connectd.server.drain());
   lifecycle.onStop("peers", connectd.stop, STOP_MS);
 } catch (error) {

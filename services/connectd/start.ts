@@ -4,6 +4,7 @@ import { type ArcusServer, createServer } from "common/grpc/server.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
 import { newInstanceId } from "common/lifecycle.ts";
 import type { Logger } from "common/log.ts";
+import type { Metrics } from "common/metrics.ts";
 import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { ControlClock, monotonic } from "./clock.ts";
 import { ControlLink } from "./control.ts";
@@ -13,6 +14,8 @@ import { parseFaultText } from "./fault_text.ts";
 import { Hub } from "./hub.ts";
 import { DEFAULT_LIMITS, type Limits } from "./limits.ts";
 import { Listeners } from "./listen.ts";
+
+const SHARED_SECRET_LENGTH = 32;
 
 /** What connectd needs. */
 export interface ConnectdConfig {
@@ -35,6 +38,7 @@ export interface ConnectdConfig {
   readonly faults?: string | undefined;
   readonly limits?: Partial<Limits>;
   readonly tls?: TlsFiles | undefined;
+  readonly metrics?: Metrics | undefined;
   /** New at every start. */
   readonly instance?: string;
 }
@@ -47,6 +51,8 @@ export interface RunningConnectd {
   readonly grpcAddress: string;
   /** Where peers reach us. */
   readonly bindings: readonly string[];
+  /** Whether lightningd is there, so that peers are accepted. */
+  ready(): boolean;
   /** Drains every peer and closes every socket but those of the gRPC face, which live until the process exits. */
   stop(): Promise<void>;
 }
@@ -78,8 +84,13 @@ export async function start(config: ConnectdConfig): Promise<RunningConnectd> {
     fastReconnect: config.fastReconnect === true,
     tls,
     now: monotonic,
+    metrics: config.metrics,
     send: (message) => control.send(message),
-    ecdh: async (point) => (await hsmd.ecdh({ point }, { deadlineMs: limits.ecdhTimeout })).secret,
+    ecdh: async (point) => {
+      const { secret } = await hsmd.ecdh({ point }, { deadlineMs: limits.ecdhTimeout });
+      if (secret.length !== SHARED_SECRET_LENGTH) throw new Error("hsmd's shared secret has not 32 bytes");
+      return secret;
+    },
   });
   const control: ControlLink = new ControlLink({
     address: config.lightningdAddress,
@@ -118,5 +129,5 @@ export async function start(config: ConnectdConfig): Promise<RunningConnectd> {
     await control.stop();
     hsmdChannel.close();
   };
-  return { server, instance, grpcAddress, bindings, stop: () => stopped ??= stop() };
+  return { server, instance, grpcAddress, bindings, ready: () => control.up, stop: () => stopped ??= stop() };
 }
