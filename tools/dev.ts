@@ -84,11 +84,10 @@ async function run(options: Options): Promise<void> {
   const story = createStory();
   const temporary = options.dir === undefined;
   const dir = options.dir ?? await mkdtemp(join(tmpdir(), "arcus-dev-"));
-  let node: RunningNode | undefined;
-  // Only now and then is a signal the way out of a program; here it is the only one.
+  const nodes: RunningNode[] = [];
   endOnSignals(async () => {
     story.progress.info("\nending every process");
-    await node?.stop();
+    for (const node of nodes) await node.stop();
     if (temporary) await rm(dir, { recursive: true, force: true });
   });
   story.chapter("The parts: a chain, a database, a curve");
@@ -102,7 +101,7 @@ async function run(options: Options): Promise<void> {
   );
   if (await chain.height() === 0) await chain.mine(1);
   const database = await story.step("migrating", () => openNodeDatabase(postgres, DATABASE));
-  node = new RunningNode({
+  const node = new RunningNode({
     name: "dev",
     dir: join(dir, "node"),
     database,
@@ -112,12 +111,12 @@ async function run(options: Options): Promise<void> {
     secp256k1: library?.library,
     temporary,
   });
-  const started = node;
-  await story.step("starting the node", () => started.start());
+  nodes.push(node);
+  await story.step("starting the node", () => node.start());
   if (temporary) {
     await story.step(
       `paying ${sats(START_SAT)} to the wallet`,
-      () => fundWallets(chain, [{ node: started, sat: START_SAT }]),
+      () => fundWallets(chain, [{ node, sat: START_SAT }]),
     );
   } else {
     story.fact("an address", await newAddress(node));
