@@ -10,7 +10,7 @@ import { findFundingOutput, fundingScriptPubkey } from "bolt/tx/funding.ts";
 import { initialCommitments } from "bolt/tx/initial.ts";
 import { type ParsedTransaction, parseTransaction } from "bolt/tx/parse.ts";
 import type { OutPoint } from "bolt/tx/transaction.ts";
-import { feerate, isSat, type Sat } from "bolt/units.ts";
+import { feerate, isSat, type Sat, sat } from "bolt/units.ts";
 import { parseChannelType } from "bolt/wire/channel_type.ts";
 import type { AttemptTerms, ChannelTerms } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import type { ChannelKeyTree } from "./keys.ts";
@@ -19,6 +19,8 @@ import { isZeroOutpoint } from "./rules.ts";
 
 /** Highest commitment fee rate that is signed for: above it a first commitment is a gift to miners (sat/kw). */
 export const MAX_COMMITMENT_FEERATE = 100_000;
+/** Highest dust limit that is signed for: below it our whole balance would be left to miners. */
+export const MAX_DUST_LIMIT = sat(20_000);
 /** Longest unsigned transaction that is looked at: 252 inputs and 252 outputs fit many times. */
 export const MAX_UNSIGNED_TX_LENGTH = 100_000;
 const MAX_U16 = 0xffff;
@@ -106,6 +108,9 @@ function checkTerms(terms: ChannelTerms): Result<null, Refusal> {
   }
   if (terms.commitmentFeeratePerkw > MAX_COMMITMENT_FEERATE) {
     return refuse("FEE_TOO_HIGH", `commitment fee rate above ${MAX_COMMITMENT_FEERATE} sat/kw`);
+  }
+  if (terms.localDustLimitSat > MAX_DUST_LIMIT || terms.remoteDustLimitSat > MAX_DUST_LIMIT) {
+    return refuse("FEE_TOO_HIGH", `a dust limit above ${MAX_DUST_LIMIT} sat leaves our balance to miners`);
   }
   return ok(null);
 }

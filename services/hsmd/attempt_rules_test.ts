@@ -201,7 +201,6 @@ Deno.test("a peer's signature for another attempt, other balances, another fee r
     await refused("fee rate", await forgetful(({ terms }) => terms.commitmentFeeratePerkw = 2501));
     await refused("roles", await forgetful(({ terms }) => terms.localIsOpener = true));
     await refused("delay", await forgetful(({ terms }) => terms.remoteToSelfDelay += 1));
-    await refused("dust limit", await forgetful(({ terms }) => terms.remoteDustLimitSat = 500_000n));
     await signAttempt(pair.opener, { ...request, remoteSignature: await forgetful(() => {}) });
   }));
 
@@ -251,6 +250,17 @@ Deno.test("number 0: the commitment fee rate is bounded", () =>
     const terms = { ...request.terms, commitmentFeeratePerkw: 100_001 };
     assert.equal(await reasonOf(signRemote(opener, { ...request, terms })), "FEE_TOO_HIGH");
     await signRemote(opener, { ...request, terms: { ...terms, commitmentFeeratePerkw: 100_000 } });
+  }));
+
+Deno.test("number 0: a dust limit that leaves our balance to miners is refused", () =>
+  withPair(async (pair) => {
+    const { opener } = pair;
+    const request = commitmentRequest(pair, opener, FUNDS, fundingOf(pair, FUNDS));
+    for (const change of [{ localDustLimitSat: 20_001n }, { remoteDustLimitSat: 700_000n }]) {
+      const terms = { ...request.terms, ...change };
+      assert.equal(await reasonOf(signRemote(opener, { ...request, terms })), "FEE_TOO_HIGH");
+    }
+    await signRemote(opener, { ...request, terms: { ...request.terms, localDustLimitSat: 20_000n } });
   }));
 
 Deno.test("number 0: funding output at another index, of another amount or script, twice, or missing", () =>

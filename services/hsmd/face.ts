@@ -1,19 +1,28 @@
 /** hsmd's gRPC face: each method's permission, then what it does. */
 import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { type CallContext, implement, type ImplementedService } from "common/grpc/server.ts";
+import { ArcusError } from "common/grpc/errors.ts";
 import type { Hsm } from "./hsm.ts";
 import { type Method, requireAllowed } from "./permissions.ts";
 
+/** Told of every call: its method, and "OK" or the reason of its refusal. */
+export type Observe = (method: Method, outcome: string) => void;
+
 /** The service over an {@link Hsm}. */
-export function hsmdService(hsm: Hsm): ImplementedService {
-  const guard = <Request, Response>(method: Method, code: (request: Request) => Response) =>
-  (
-    request: Request,
-    context: CallContext,
-  ): Response => {
-    requireAllowed(method, context);
-    return code(request);
-  };
+export function hsmdService(hsm: Hsm, observe: Observe = () => {}): ImplementedService {
+  const guard =
+    <Request, Response>(method: Method, code: (request: Request) => Response | Promise<Response>) =>
+    async (request: Request, context: CallContext): Promise<Response> => {
+      try {
+        requireAllowed(method, context);
+        const response = await code(request);
+        observe(method, "OK");
+        return response;
+      } catch (error) {
+        observe(method, error instanceof ArcusError ? error.reason : "INTERNAL");
+        throw error;
+      }
+    };
   return implement(Hsmd, {
     getInfo: guard("getInfo", () => hsm.getInfo()),
     bindDatabase: guard("bindDatabase", (request) => hsm.bindDatabase(request)),

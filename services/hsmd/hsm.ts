@@ -295,11 +295,14 @@ export class Hsm {
     if (request.channels.length > MAX_REGISTRATIONS) {
       throw invalidArgument("BAD_REQUEST", `at most ${MAX_REGISTRATIONS} channels`);
     }
-    const refs = request.channels.map((wire) => this.#toRef(wire));
-    const channels = refs.map((ref) => {
-      const decision = registerEpoch(this.file.memory, ref);
+    const channels = request.channels.map(({ channelKeyId, paymentKeyIndex: index, epoch }) => {
+      // One row that is damaged must not keep all other channels from their owners.
+      if (channelKeyId.length !== CHANNEL_KEY_ID_LENGTH || index !== paymentKeyIndex(channelKeyId)) {
+        return this.#describe(channelKeyId, { reason: "BAD_REQUEST", message: "" });
+      }
+      const decision = registerEpoch(this.file.memory, { channelKeyId, epoch });
       if (decision.ok) this.file.append(decision.value);
-      return this.#describe(ref.channelKeyId, decision.ok ? null : decision.error);
+      return this.#describe(channelKeyId, decision.ok ? null : decision.error);
     });
     await this.file.settled();
     return { channels };

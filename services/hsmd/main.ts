@@ -31,7 +31,7 @@ function readTls(directory: string | undefined): { tls: TlsFiles } | Record<neve
   return { tls: { ca: read("ca.pem"), cert: read("cert.pem"), key: read("key.pem") } };
 }
 
-/** A failure that the operator must see, and that a restart does not mend: its text without a stack. */
+/** A failure that the operator must see: its text without a stack. */
 function isOperators(error: unknown): error is Error {
   return error instanceof SeedError || error instanceof MemoryError || error instanceof SeedLostError ||
     error instanceof ConfigError || error instanceof Deno.errors.NotFound;
@@ -77,6 +77,7 @@ async function serve(config: Config): Promise<void> {
   const chosen = chooseEcc({ fallback: ecc(), log: (message) => log.info({}, message) });
   useEcc(chosen.provider);
   const devSeed = config.get("dev-seed");
+  const metrics = createMetrics({ process: true });
   const running = await start({
     directory: config.get("hsmd-dir"),
     network: config.get("network"),
@@ -87,6 +88,7 @@ async function serve(config: Config): Promise<void> {
     passphrase: config.get("hsmd-passphrase"),
     entropy: devSeed === undefined ? undefined : sha256(hexToBytes(devSeed)).slice(0, ENTROPY_LENGTH),
     maxFundingFeeSat: config.get("max-funding-fee-sat"),
+    metrics,
     ...readTls(config.get("tls-dir")),
     onFatal: (error) => lifecycle.fatal("the memory could not be written", error),
   });
@@ -95,13 +97,9 @@ async function serve(config: Config): Promise<void> {
   const metricsAddress = config.get("metrics-listen");
   if (metricsAddress !== undefined) {
     const ready = () => !lifecycle.stopping.aborted;
-    const metrics = serveMetrics({
-      address: metricsAddress,
-      metrics: createMetrics({ process: true }),
-      ready,
-    });
-    lifecycle.onStop("metrics", () => metrics.close());
-    log.info({ address: metrics.address }, "metrics");
+    const served = serveMetrics({ address: metricsAddress, metrics, ready });
+    lifecycle.onStop("metrics", () => served.close());
+    log.info({ address: served.address }, "metrics");
   }
 }
 
@@ -116,6 +114,8 @@ if (import.meta.main) {
   } catch (error) {
     if (!isOperators(error)) throw error;
     console.error(`hsmd: ${error.message}`);
-    Deno.exit(ExitCode.config);
+    // A predecessor that still holds the memory goes away by itself; everything else needs a person.
+    const isPassing = error instanceof MemoryError && (error.type === "locked" || error.type === "io");
+    Deno.exit(isPassing ? ExitCode.fatal : ExitCode.config);
   }
 }

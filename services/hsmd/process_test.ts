@@ -4,6 +4,12 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { client, dial } from "common/grpc/client.ts";
 import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
+import { sha256 } from "@noble/hashes/sha2.js";
+import { hexToBytes } from "@noble/hashes/utils.js";
+import { entropyToMnemonic, mnemonicToSeedSync } from "@scure/bip39";
+import { wordlist } from "@scure/bip39/wordlists/english.js";
+import { waitFor } from "common/testing/wait.ts";
+import { KeyTree } from "./keys.ts";
 import { openSeed } from "./seed.ts";
 import { SEED_FILE } from "./open.ts";
 import { DATABASE_ID, temporaryDirectory } from "./testing.ts";
@@ -141,7 +147,7 @@ test("kill -9 in the middle of appends loses nothing that was answered", async (
 test("a second process on the same memory is refused, and the first goes on", async (directory) => {
   const first = await spawn(directory);
   const second = await run(["--hsmd-dir", directory]);
-  assert.equal(second.code, 2);
+  assert.equal(second.code, 1);
   assert.match(second.stderr, /another process uses the memory file/);
   assert.equal((await first.hsmd.getInfo({})).trusted, true);
   assert.equal((await first.end("SIGTERM")).code, 0);
@@ -187,4 +193,26 @@ test("words restore a seed from standard input, and never in place of another", 
   const bad = await run(["--hsmd-dir", join(directory, "x"), "--restore-mnemonic"], "abandon zebra\n");
   assert.equal(bad.code, 2);
   assert(!bad.stderr.includes("zebra"));
+});
+
+test("a throw-away node's seed is named by a developer; calls are counted", async (directory) => {
+  const file = join(directory, "dev-seed");
+  Deno.writeTextFileSync(file, "ab".repeat(32));
+  const home = join(directory, "hsmd");
+  const refused = await run(["--hsmd-dir", home, "--dev-seed-file", file]);
+  assert.equal(refused.code, 2);
+  assert.match(refused.stderr, /only with developer/);
+  const args = ["--developer", "--dev-seed-file", file, "--metrics-listen", "127.0.0.1:0"];
+  const server = await spawn(home, ...args);
+  const entropy = sha256(hexToBytes("ab".repeat(32))).slice(0, 16);
+  const keys = new KeyTree(mnemonicToSeedSync(entropyToMnemonic(entropy, wordlist)), "regtest");
+  assert.deepEqual((await server.hsmd.getInfo({})).nodeId, keys.nodeId);
+  await assert.rejects(server.hsmd.newChannel({ peerId: PEER }));
+  const line = await waitFor(() => server.lines.find((each) => each.includes('"metrics"')), {
+    what: "the line with the port of metrics",
+  });
+  const text = await (await fetch(`http://${JSON.parse(line).address}/metrics`)).text();
+  assert.match(text, /arcus_hsmd_calls_total\{method="getInfo",outcome="OK"\} 1/);
+  assert.match(text, /arcus_hsmd_calls_total\{method="newChannel",outcome="NOT_BOUND"\} 1/);
+  assert.equal((await server.end("SIGTERM")).code, 0);
 });

@@ -1,5 +1,5 @@
 /**
- * hsmd's rules (docs/safety of signing): pure decisions on what it remembers. Each answers a refusal, or the records that
+ * hsmd's rules (docs/safety.md): pure decisions on what it remembers. Each answers a refusal, or the records that
  * must be durable before anything is signed or answered. No rule trusts its caller's state: a database that was restored,
  * forked or edited must not make hsmd sign twice.
  */

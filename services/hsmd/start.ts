@@ -3,7 +3,8 @@ import { chainHash, type Network } from "bolt/wire/chain_hash.ts";
 import { ecc } from "bolt/crypto/ecc.ts";
 import { type ArcusServer, createServer, type ServerLog } from "common/grpc/server.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
-import { hsmdService } from "./face.ts";
+import type { Metrics } from "common/metrics.ts";
+import { hsmdService, type Observe } from "./face.ts";
 import { Hsm } from "./hsm.ts";
 import type { MemoryError } from "./memory.ts";
 import { openStore } from "./open.ts";
@@ -31,6 +32,7 @@ export interface HsmdConfig {
   /** Most that we pay in fees for one funding transaction (option max-funding-fee-sat). */
   readonly maxFundingFeeSat?: bigint;
   readonly tls?: TlsFiles;
+  readonly metrics?: Metrics;
   /** The memory could not be written: the process must end, and read it anew. */
   readonly onFatal: (error: MemoryError) => void;
 }
@@ -43,6 +45,15 @@ export interface RunningHsmd {
   readonly nodeId: Uint8Array;
   /** Gives the memory back; after the server was drained. */
   close(): Promise<void>;
+}
+
+/** Counts calls by method and outcome. */
+function counting(metrics: Metrics): Observe {
+  const calls = metrics.counter("arcus_hsmd_calls_total", "Calls of hsmd; outcome is OK or why it refused.", [
+    "method",
+    "outcome",
+  ]);
+  return (method, outcome) => calls.inc({ method, outcome });
 }
 
 /** Opens seed and memory, and serves. Throws SeedError, MemoryError, SeedLostError. */
@@ -68,7 +79,7 @@ export async function start(config: HsmdConfig): Promise<RunningHsmd> {
       maxFundingFeeSat: config.maxFundingFeeSat ?? DEFAULT_MAX_FUNDING_FEE_SAT,
     });
     const server = createServer({
-      services: [hsmdService(hsm)],
+      services: [hsmdService(hsm, config.metrics === undefined ? undefined : counting(config.metrics))],
       log,
       ...(config.tls === undefined ? {} : { tls: config.tls }),
     });

@@ -156,6 +156,8 @@ export interface Funds {
   /** Names the inputs; attempts with the same names double-spend each other. */
   readonly openerCoin?: string;
   readonly accepterCoin?: string;
+  /** Real outpoints of both inputs, instead of named ones. */
+  readonly outpoints?: readonly OutPoint[];
   readonly locktime?: number;
 }
 
@@ -165,7 +167,7 @@ export function fundingOf(pair: Pair, funds: Funds) {
   const openerInput = funds.openerInput ?? funds.opener + 100_000n;
   const accepterInput = funds.accepterInput ?? funds.accepter + 100_000n;
   const path = (change: boolean, index: number) => ({ change, index });
-  const outpoints = [
+  const outpoints = funds.outpoints ?? [
     fakeOutpoint(funds.openerCoin ?? "opener"),
     fakeOutpoint(funds.accepterCoin ?? "accepter"),
   ];
