@@ -353,7 +353,10 @@ export interface Peers {
   openChannel(request: FirstOpenRequest): Promise<NegotiationResponse>;
   /** openchannel_bump: an RBF of ours. 311 unknown channel, 312 wrong state. */
   bumpChannel(channelId: Uint8Array, request: OpenRequest): Promise<NegotiationResponse>;
-  /** openchannel_update: the same plan, or the PSBT's. */
+  /**
+   * openchannel_update. An empty psbt: nothing changes, go on (what the API passes when the user hands back what it was
+   * given). Otherwise a PSBT as openchannel_init takes it: the complete new inputs and outputs of ours.
+   */
   updateOpen(channelId: Uint8Array, psbt: string): Promise<NegotiationResponse>;
   /** openchannel_signed: witnesses (wire form) of the user's own inputs, by index of the transaction. */
   signOpen(channelId: Uint8Array, witnesses: ReadonlyMap<number, Uint8Array>): Promise<SignResponse>;

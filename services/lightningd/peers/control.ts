@@ -24,8 +24,6 @@ import type { Live, Replica } from "./live.ts";
 
 /** Whom the messages concern. */
 export interface ControlEvents {
-  /** Peers that connectd shall keep connected; part of the welcome. */
-  important(): Promise<readonly { readonly peerId: Uint8Array; readonly addresses: readonly string[] }[]>;
   /** The replica is welcomed; these are all its peers and unanswered spokes. */
   replicaUp(replica: Replica, hello: ConnectdHello): void;
   replicaDown(replica: Replica): void;
@@ -47,6 +45,10 @@ export interface ControlOptions {
   readonly log: Logger;
   /** Features for our init. */
   readonly features: Uint8Array;
+  /** Peers that this connectd shall keep connected; part of the welcome. */
+  readonly important: (
+    instance: string,
+  ) => Promise<readonly { readonly peerId: Uint8Array; readonly addresses: readonly string[] }[]>;
   readonly events: ControlEvents;
 }
 
@@ -71,7 +73,7 @@ export function controlService(options: ControlOptions): ImplementedService {
             send: (message) => void stream.write(message),
             end,
           };
-          const important = await events.important();
+          const important = await options.important(instance);
           if (over) return;
           // The same instance on a second stream: the first one is dead, only not noticed yet.
           live.replicas.get(instance)?.end();

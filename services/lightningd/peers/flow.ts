@@ -34,7 +34,14 @@ import type { HsmdClient } from "../node.ts";
 import type { Assigned, Assigner } from "./assign.ts";
 import { begunKey, type Live, type LivePeer, type Owner, ownerKey, type Replica, type Subd } from "./live.ts";
 import { Serial } from "./serial.ts";
-import { decide, type FinalMessage, OPEN_RATE_WINDOW_MS, type OpenLimits, type OwnerState } from "./spoke.ts";
+import {
+  decide,
+  type FinalMessage,
+  MessageType,
+  OPEN_RATE_WINDOW_MS,
+  type OpenLimits,
+  type OwnerState,
+} from "./spoke.ts";
 import { type ChannelRow, type DroppedOpening, type OpeningRow, ownerOf, type PeerStore } from "./store.ts";
 
 /** A connectd whose stream is away for so long has lost its peers. */
@@ -355,6 +362,24 @@ export class Flow {
     if (owner !== undefined) this.#withdrawOwner(owner);
     const peer = live.peer(row.peer_id);
     if (peer !== undefined) this.#say(peer, row.channel_id, [{ type: "error", text }], 0n, false);
+  }
+
+  /** Deletes a channel at a person's word. */
+  async forget(row: ChannelRow): Promise<void> {
+    await this.options.store.forgetChannel(row.channel);
+    await this.forgotten(row);
+  }
+
+  /** A channel's rows are gone: so is its owner, and the peer hears it. */
+  async forgotten(row: Pick<ChannelRow, "channel" | "channel_id" | "peer_id">): Promise<void> {
+    const { live } = this.options;
+    const owner = live.owner("channel", row.channel);
+    if (owner !== undefined) this.#withdrawOwner(owner);
+    await this.options.reconcileWallet();
+    const peer = live.peer(row.peer_id);
+    if (peer === undefined) return;
+    this.#say(peer, row.channel_id, [{ type: "error", text: "this channel is forgotten" }], 0n, false);
+    this.#queueTend(peer.hex);
   }
 
   /** hsmd or a subd came back: whatever waits is tried again. */
@@ -871,7 +896,7 @@ export class Flow {
       hasOthers: await this.#hasOthers(peer, row?.channel, rows),
       draining: this.#draining,
       dualFund: features.ok && isNegotiated(this.options.features, features.value, "option_dual_fund"),
-      feerateKnown: await this.options.feerateKnown(),
+      feerateKnown: spoke.messageType !== MessageType.openChannel2 || await this.options.feerateKnown(),
       canOpen: live.pick("dualopend") !== undefined,
     });
     if (verdict.type !== "wait") peer.waiting.delete(spoke.spokeId);

@@ -263,6 +263,37 @@ export class PeerStore {
     ];
   }
 
+  /** One negotiation. */
+  async opening(opening: bigint): Promise<OpeningRow | undefined> {
+    const [row] = await this.sql<OpeningRow[]>`
+      SELECT opening, peer_id, generation, channel, initiator, owner_epoch, owner_instance, temporary_channel_id,
+        channel_key_id, payment_key_index, created_at
+      FROM openings WHERE opening = ${opening}`;
+    return row;
+  }
+
+  /** The saved channel with this final id. */
+  async channelById(channelId: Uint8Array): Promise<ChannelRow | undefined> {
+    const [row] = await this.sql<ChannelRow[]>`
+      SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, version,
+        channel_key_id, payment_key_index, generation, reestablish_sent, locked_attempt
+      FROM channels WHERE channel_id = ${channelId}`;
+    return row;
+  }
+
+  /** Channels that are locked to one attempt while the chain confirmed another: nobody may sign for them any more. */
+  async lockedElsewhere(): Promise<ChannelRow[]> {
+    return [
+      ...await this.sql<ChannelRow[]>`
+        SELECT c.channel, c.peer_id, c.channel_id, c.temporary_channel_id, c.state, c.error_text, c.owner_epoch,
+          c.owner_instance, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
+          c.locked_attempt
+        FROM channels c JOIN funding_attempts f ON f.channel = c.channel AND f.attempt <> c.locked_attempt
+          JOIN attempt_confirmations a ON a.attempt = f.attempt
+        WHERE c.error_text IS NULL AND c.locked_attempt IS NOT NULL`,
+    ];
+  }
+
   /** Counts that bound a peer's opens, and whether an id is any live channel's or open's. */
   async openCounts(
     peerId: Uint8Array,
