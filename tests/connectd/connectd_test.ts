@@ -510,3 +510,86 @@ test("limits: half-open handshakes, connections in all and per address", async (
   await assert.rejects(RawPeer.connect(node.address, node.nodeId));
   for (const peer of peers) await peer.close();
 });
+
+test("two nodes that both keep each other connected settle on one connection, again and again", async () => {
+  await using alice = await TestNode.start();
+  await using bob = await TestNode.start();
+  for (const [one, other] of [[alice, bob], [bob, alice]] as const) {
+    one.lightningd.say({
+      case: "setImportant",
+      value: { peerId: other.nodeId, addresses: [other.address], important: true },
+    });
+  }
+  for (let round = 1; round <= 8; round++) {
+    // A message that crosses and is answered proves that both mean the same connection.
+    const [onAlice, onBob] = await waitFor(async () => {
+      const [a, b] = [await alice.peer(bob.nodeId), await bob.peer(alice.nodeId)];
+      alice.lightningd.say({
+        case: "ping",
+        value: { requestId: BigInt(round), ...a, length: 1, numPongBytes: round },
+      });
+      const pinged = await alice.lightningd.event("pingResult");
+      return pinged.error === "" ? [a, b] as const : undefined;
+    }, { what: `a connection in round ${round}` });
+    const [one, live] = round % 2 === 0 ? [alice, onAlice] : [bob, onBob];
+    const before = (await alice.peer(bob.nodeId)).generation;
+    one.lightningd.say({ case: "disconnect", value: { requestId: BigInt(round), ...live, reason: "again" } });
+    await waitFor(async () => (await alice.peer(bob.nodeId)).generation > before, {
+      what: "a new connection",
+    });
+  }
+});
+
+test("a wrong answer of hsmd, an impossible address and a wrong epoch cost only what they belong to", async () => {
+  await using node = await TestNode.start();
+  await using peer = await RawPeer.connect(node.address, node.nodeId);
+  const live = await node.peer(peer.nodeId);
+  node.shortSecrets = true;
+  await assert.rejects(RawPeer.connect(node.address, node.nodeId));
+  for (const address of ["", "nonsense://x", "unix:relative", ":"]) {
+    node.attach(live, id(1), 1n, 0n, address);
+    const ended = await node.lightningd.event("attachmentEnded");
+    assert.equal(ended.reason, AttachmentEnded_Reason.SUBD_LOST);
+  }
+  node.subd.accepting = false;
+  node.attach(live, id(1), 2n);
+  const attachment = await node.subd.attachment(id(1));
+  attachment.say({ case: "attached", value: { subdInstance: "subd", epoch: 1n } });
+  assert.match((await node.lightningd.event("attachmentEnded")).detail, /another epoch/);
+  node.attach(live, id(1), 3n);
+  const silent = await node.subd.attachment(id(1));
+  silent.stream.write({});
+  assert.match((await node.lightningd.event("attachmentEnded")).detail, /does not know/);
+  assert.deepEqual(await peer.beforePong(), []);
+});
+
+test("a subd that does not answer an attachment is given up", async () => {
+  await using node = await TestNode.start({ limits: { attachTimeout: 200 } });
+  node.subd.accepting = false;
+  await using peer = await RawPeer.connect(node.address, node.nodeId);
+  node.attach(await node.peer(peer.nodeId), id(1), 1n);
+  const ended = await node.lightningd.event("attachmentEnded");
+  assert.equal(ended.reason, AttachmentEnded_Reason.SUBD_LOST);
+  assert.match(ended.detail, /no answer/);
+});
+
+test("close_peer closes without draining, and only that generation", async () => {
+  await using node = await TestNode.start();
+  await using peer = await RawPeer.connect(node.address, node.nodeId);
+  const live = await node.peer(peer.nodeId);
+  node.lightningd.say({ case: "closePeer", value: { ...live, generation: live.generation + 1n } });
+  assert.deepEqual(await peer.beforePong(), []);
+  node.lightningd.say({ case: "closePeer", value: live });
+  await peer.closed();
+  assert.equal((await node.lightningd.event("peerDisconnected")).drained, false);
+});
+
+test("a command that this build does not know ends the stream, which begins anew with everything listed", async () => {
+  await using node = await TestNode.start();
+  await using peer = await RawPeer.connect(node.address, node.nodeId);
+  const live = await node.peer(peer.nodeId);
+  node.lightningd.sayNothing();
+  const hello = await waitFor(() => node.lightningd.hellos[1], { what: "a second hello" });
+  assert.equal(hello.peers[0]?.generation, live.generation);
+  assert.deepEqual(await peer.beforePong(), []);
+});

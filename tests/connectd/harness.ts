@@ -99,6 +99,11 @@ export class FakeLightningd {
     this.#stream.write({ message });
   }
 
+  /** A command without content, as one of a newer build looks here. */
+  sayNothing(): void {
+    this.#stream?.write({});
+  }
+
   /** The next event of a kind that matches. */
   async event<C extends EventCase>(
     kind: C,
@@ -274,6 +279,8 @@ export class TestNode {
   face!: ServiceClient<typeof Connectd>;
   /** Whether hsmd answers the ECDH. */
   hsmdPresent = true;
+  /** Whether its answers are cut short. */
+  shortSecrets = false;
   readonly nodeId: Uint8Array;
   #servers: ArcusServer[] = [];
   #faceChannel!: Channel;
@@ -296,7 +303,7 @@ export class TestNode {
         if (!node.hsmdPresent) throw unavailable("AWAY", "hsmd is away");
         const shared = ecc().ecdh(secret, point);
         if (shared === null) throw new Error("no point");
-        return { secret: shared };
+        return { secret: node.shortSecrets ? shared.slice(1) : shared };
       },
     });
     const serve = async (service: ReturnType<typeof implement>) => {
