@@ -150,9 +150,14 @@ function scalar(name: string, type: ScalarType, value: Json): unknown {
   }
 }
 
+/** The number of an enum's word, or undefined. */
+export function enumOfWord(desc: DescEnum, value: Json): number | undefined {
+  return desc.values.find((candidate) => wordOf(desc, candidate.number) === value)?.number;
+}
+
 function enumNumber(name: string, desc: DescEnum, value: Json): number {
-  const found = desc.values.find((candidate) => wordOf(desc, candidate.number) === value);
-  if (found !== undefined) return found.number;
+  const found = enumOfWord(desc, value);
+  if (found !== undefined) return found;
   throw wrong(name, desc.values.map((candidate) => wordOf(desc, candidate.number)).join(" or "), value);
 }
 
@@ -301,4 +306,29 @@ export function requestOf(command: Command, params: Json): Message {
     else if (required) throw new ParameterError(name, `missing required parameter: ${name}`);
   }
   return message.message;
+}
+
+/**
+ * Checks a request that came as a message: what a command cannot do without is there, and every enum value is known. Throws
+ * {@link ParameterError}. A number that must be given cannot be told from zero here.
+ */
+export function checkRequest(command: Command, request: Message): void {
+  const message = reflect(command.method.input, request);
+  for (const { name, required, field } of command.parameters) {
+    const hasZero = field.fieldKind === "enum" ||
+      (field.fieldKind === "scalar" && field.scalar !== ScalarType.BYTES &&
+        field.scalar !== ScalarType.STRING);
+    if (required && !hasZero && !message.isSet(field)) {
+      throw new ParameterError(name, `missing required parameter: ${name}`);
+    }
+    if (field.fieldKind === "enum" && field.enum.value[message.get(field)] === undefined) {
+      throw new ParameterError(
+        name,
+        `${name}: ${message.get(field)} is not a value of ${field.enum.typeName}`,
+      );
+    }
+    if (field.fieldKind === "list" && message.get(field).size > MAX_LIST) {
+      throw new ParameterError(name, `${name}: more than ${MAX_LIST} items`);
+    }
+  }
 }

@@ -1,0 +1,15 @@
+/** The shape of the commands' code. */
+import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import type { Node } from "gen/cln/node_pb.ts";
+
+type Methods = typeof Node["method"];
+/** The name of a method in the generated service. */
+export type MethodName = keyof Methods;
+
+/** The code of one command: a checked request to an answer. Refusals are ArcusErrors. */
+export type Handler<K extends MethodName> = (
+  request: MessageShape<Methods[K]["input"]>,
+) => MessageInitShape<Methods[K]["output"]> | Promise<MessageInitShape<Methods[K]["output"]>>;
+
+/** The code of some commands. */
+export type Handlers<K extends MethodName = MethodName> = { readonly [N in K]: Handler<N> };
