@@ -3,6 +3,8 @@ import { err, ok, type Result } from "bolt/result.ts";
 
 /** Where Lightning nodes listen unless said otherwise. */
 export const DEFAULT_PORT = 9735;
+const IPV6_GROUPS = 8;
+const IPV6_NETWORK_GROUPS = 4;
 const MAX_PORT = 65_535;
 const MAX_HOST_LENGTH = 253;
 const BRACKETED = /^\[([0-9A-Fa-f:.]+)\](?::(\d{1,5}))?$/;
@@ -36,6 +38,23 @@ export function parseAddress(text: string): Result<Address, string> {
 /** The text of an address. */
 export function formatAddress(address: Address): string {
   return address.host.includes(":") ? `[${address.host}]:${address.port}` : `${address.host}:${address.port}`;
+}
+
+/**
+ * Whom a limit per address counts as one: an IPv4 address, or the /64 of an IPv6 address, since whoever has one address
+ * there has them all.
+ */
+export function addressGroup(host: string): string {
+  const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(host)?.[1];
+  if (mapped !== undefined) return mapped;
+  if (!host.includes(":")) return host;
+  const [head = "", tail] = host.split("::");
+  const front = head === "" ? [] : head.split(":");
+  const back = tail === undefined || tail === "" ? [] : tail.split(":");
+  const zeros = Math.max(0, IPV6_GROUPS - front.length - back.length);
+  const groups = [...front, ...Array<string>(tail === undefined ? 0 : zeros).fill("0"), ...back];
+  return groups.slice(0, IPV6_NETWORK_GROUPS).map((group) => group.toLowerCase().replace(/^0+(?=.)/, ""))
+    .join(":");
 }
 
 function printable(text: string): string {

@@ -15,7 +15,7 @@ import {
 } from "./demux/demux.ts";
 import type { Dialled } from "./duplicate.ts";
 import type { Faults } from "./faults.ts";
-import { ALWAYS_ALLOWED_HELD_BYTES, type Limits } from "./limits.ts";
+import { ALWAYS_ALLOWED_HELD_BYTES, type Limits, MESSAGE_RATE_COST } from "./limits.ts";
 import { type PeerAction, PeerMachine } from "./peer/machine.ts";
 import { TokenBucket } from "./rate.ts";
 import type { Traffic } from "./traffic.ts";
@@ -280,6 +280,7 @@ export class Connection {
         if (this.#machine.phase === "waiting") continue;
         return;
       }
+      this.#bucket.take(MESSAGE_RATE_COST, this.around.now());
       this.around.traffic.messagesIn++;
       this.around.traffic.bytesIn += next.value.length;
       if (this.around.faults === undefined) this.#act(this.#machine.handle(next.value));

@@ -19,6 +19,7 @@ import {
   type SetImportant,
 } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Direction } from "gen/arcus/types/v1/types_pb.ts";
+import { addressGroup } from "./address.ts";
 import { Attachments } from "./attach.ts";
 import type { ControlClock } from "./clock.ts";
 import {
@@ -178,7 +179,7 @@ export class Hub implements ConnectionEvents {
   /** A peer dialled us. */
   take(conn: Deno.TcpConn): void {
     const identity = this.#identity;
-    const ip = conn.remoteAddr.hostname;
+    const ip = addressGroup(conn.remoteAddr.hostname);
     if (identity === undefined || this.#stopping || !this.#mayAccept(ip)) return conn.close();
     this.#perIp.set(ip, (this.#perIp.get(ip) ?? 0) + 1);
     this.#halfOpen++;

@@ -122,5 +122,9 @@ export const MAX_PEER_TEXT = 512;
 export const MAX_FAULT_RULES = 1000;
 /** Longest delay that a fault rule may ask for. */
 export const MAX_FAULT_DELAY = 60_000;
+/** What a held frame costs besides its bytes: a crowd of tiny ones must not fill the memory below the cap. */
+export const HELD_FRAME_OVERHEAD = 256;
+/** What a message costs of the incoming rate besides its bytes: tiny ones cost time too. */
+export const MESSAGE_RATE_COST = 512;
 /** Share of one peer that is always allowed, whatever the others hold. */
 export const ALWAYS_ALLOWED_HELD_BYTES = 64 * 1024;

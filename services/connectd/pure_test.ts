@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { encodeMessage } from "bolt/wire/messages.ts";
-import { formatAddress, parseAddress } from "./address.ts";
+import { addressGroup, formatAddress, parseAddress } from "./address.ts";
 import {
   backoffDelay,
   failedOnce,
@@ -39,6 +39,15 @@ Deno.test("address: hosts, IPv6 in brackets, default port; anything else is refu
     assert.equal(parseAddress(text).ok, false, text);
   }
   fc.assert(fc.property(fc.string(), (text) => void parseAddress(text)));
+});
+
+Deno.test("address: limits count an IPv4 address, or an IPv6 network", () => {
+  assert.equal(addressGroup("10.0.0.1"), "10.0.0.1");
+  assert.equal(addressGroup("::ffff:10.0.0.1"), "10.0.0.1");
+  assert.equal(addressGroup("::1"), "0:0:0:0");
+  assert.equal(addressGroup("2001:db8:0:1::5"), addressGroup("2001:DB8::1:9:8:7:6"));
+  assert.notEqual(addressGroup("2001:db8:0:1::5"), addressGroup("2001:db8:0:2::5"));
+  fc.assert(fc.property(fc.ipV6(), (ip) => void addressGroup(ip)));
 });
 
 Deno.test("backoff: at once, then doubling to the maximum, never beyond", () => {

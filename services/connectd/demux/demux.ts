@@ -9,7 +9,7 @@
  */
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { MAX_MESSAGE_LENGTH } from "bolt/wire/messages.ts";
-import type { Limits } from "../limits.ts";
+import { HELD_FRAME_OVERHEAD, type Limits } from "../limits.ts";
 
 /** Before the first owner, and of lightningd's own messages. */
 const NO_EPOCH = -1n;
@@ -194,7 +194,7 @@ export class Demux {
 
   constructor(private readonly limits: DemuxLimits, private readonly numbers: Numbers) {}
 
-  /** Bytes of frames held. */
+  /** What held frames cost, bytes. */
   get heldBytes(): number {
     return this.#heldBytes;
   }
@@ -590,8 +590,9 @@ export class Demux {
 
   #hold(channel: Channel, held: Held): void {
     channel.held.push(held);
-    channel.heldBytes += held.data.length;
-    this.#heldBytes += held.data.length;
+    const cost = held.data.length + HELD_FRAME_OVERHEAD;
+    channel.heldBytes += cost;
+    this.#heldBytes += cost;
   }
 
   #forget(channel: Channel, upTo: bigint): void {
@@ -600,7 +601,7 @@ export class Demux {
     for (const held of channel.held) {
       if (held.inSeq > upTo) break;
       count++;
-      bytes += held.data.length;
+      bytes += held.data.length + HELD_FRAME_OVERHEAD;
     }
     if (count === 0) return;
     channel.held.splice(0, count);

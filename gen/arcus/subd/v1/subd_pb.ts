@@ -48,7 +48,8 @@ export type AttachRequest = Message<"arcus.subd.v1.AttachRequest"> & {
     case: "written";
   } | {
     /**
-     * No more frames either way: the connection of this generation is gone or draining.
+     * No more frames of the peer: the connection of this generation is gone or draining. The subd writes what it still
+     * has to say, then ends the stream; connectd waits for that a few seconds.
      *
      * @generated from field: arcus.subd.v1.PeerGone peer_gone = 4;
      */
