@@ -40,6 +40,8 @@ export interface NodeOptions {
   readonly temporary?: boolean;
 }
 
+/** Daemons that register with lightningd. */
+const SUBDS: readonly DaemonName[] = ["dualopend", "channeld"];
 /** What a path of a unix socket may have at most on every system that we know. */
 const MAX_SOCKET_PATH = 103;
 /** How soon a new block is seen, ms: a program that watches does not want to wait. */
@@ -178,9 +180,29 @@ export class RunningNode {
     });
     for (const daemon of DAEMON_NAMES) await this.#writeConfiguration(daemon);
     const starting = this.processes.filter((process) => !process.running);
+    const mark = this.logs.next;
     for (const process of starting) process.spawn();
     await Promise.all(starting.map((process) => process.untilReady()));
     await this.untilReady();
+    await this.#untilSubdsRegistered(starting, mark);
+  }
+
+  /** A subd that starts, or all when lightningd does, must have been heard by lightningd. */
+  async #untilSubdsRegistered(starting: readonly NodeProcess[], mark: number): Promise<void> {
+    const lightningdStarts = starting.includes(this.daemon("lightningd"));
+    for (const daemon of SUBDS) {
+      if (!lightningdStarts && !starting.includes(this.daemon(daemon))) continue;
+      await this.logs.wait(
+        (line) => line.msg === "subd said hello" && line.fields["kind"] === daemon,
+        { daemon: "lightningd", since: mark, deadlineMs: NODE_READY_MS },
+      );
+    }
+  }
+
+  /** Kills a daemon, starts it again, and waits until the others have it back. */
+  async restart(daemon: DaemonName): Promise<void> {
+    await this.daemon(daemon).kill();
+    await this.start();
   }
 
   /** Waits until connectd and lightningd have found each other and the node's address is known. */
