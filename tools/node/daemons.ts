@@ -15,11 +15,22 @@ export const DATABASE_DAEMONS = ["lightningd", "dualopend", "channeld"] as const
 /** A daemon with a database role. */
 export type DatabaseDaemon = typeof DATABASE_DAEMONS[number];
 
+/** Those of them whose code is there. */
+export const PRESENT_DAEMONS: readonly DaemonName[] = DAEMON_NAMES.filter((name) => {
+  try {
+    return Deno.statSync(entryOf(name)).isFile;
+  } catch {
+    return false;
+  }
+});
+
 /** The Postgres role of a daemon; made by the migrations. */
 export const roleOf = (daemon: DatabaseDaemon): string => `arcus_${daemon}`;
 
 /** The entry point of a daemon's process. */
-export const entryOf = (daemon: DaemonName): string => join(ROOT, "services", daemon, "main.ts");
+export function entryOf(daemon: DaemonName): string {
+  return join(ROOT, "services", daemon, "main.ts");
+}
 
 /** What a daemon's process may do. */
 export interface Grants {
@@ -29,6 +40,8 @@ export interface Grants {
   readonly hsmdDir: string;
   /** Every daemon's unix socket. */
   readonly sockets: Readonly<Record<DaemonName, string>>;
+  /** Socket of the API's JSON-RPC. */
+  readonly rpcFile: string;
   /** libsecp256k1, when it is used. */
   readonly secp256k1: string | undefined;
   /** host:port of Postgres. */
@@ -37,7 +50,7 @@ export interface Grants {
 
 /** Deno's permission flags of a daemon: as narrow as its job allows. */
 export function permissionFlags(daemon: DaemonName, grants: Grants): string[] {
-  const { nodeDir, hsmdDir, secp256k1, sockets, postgres } = grants;
+  const { nodeDir, hsmdDir, secp256k1 } = grants;
   const own = daemon === "hsmd" ? [nodeDir, hsmdDir] : [nodeDir];
   // Without a folder in its name, the library is looked for by the system's loader.
   const isFile = secp256k1?.includes("/") === true;
@@ -48,12 +61,12 @@ export function permissionFlags(daemon: DaemonName, grants: Grants): string[] {
     `--allow-write=${own.join(",")}`,
     "--allow-env",
     "--allow-sys",
-    ...networkFlags(daemon, sockets, postgres),
+    ...networkFlags(daemon, grants),
     ...ffi,
   ];
 }
 
-function networkFlags(daemon: DaemonName, sockets: Grants["sockets"], postgres: string): string[] {
+function networkFlags(daemon: DaemonName, { sockets, rpcFile, postgres }: Grants): string[] {
   const unix = (names: readonly DaemonName[]) => names.map((name) => `unix:${sockets[name]}`);
   const allow = (targets: readonly string[]) => [`--allow-net=${targets.join(",")}`];
   switch (daemon) {
@@ -65,7 +78,7 @@ function networkFlags(daemon: DaemonName, sockets: Grants["sockets"], postgres: 
       return ["--allow-net"];
     case "lightningd":
       // bitcoind, Postgres, the API's port.
-      return allow([...unix(DAEMON_NAMES), "127.0.0.1", postgres]);
+      return allow([...unix(DAEMON_NAMES), `unix:${rpcFile}`, "127.0.0.1", postgres]);
     case "dualopend":
     case "channeld":
       return allow([...unix(["hsmd", "lightningd", daemon]), postgres]);

@@ -7,7 +7,7 @@ import { Connectd } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Dualopend } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import { Lightningd } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
 import { Node } from "gen/cln/node_pb.ts";
-import { DAEMON_NAMES, type DaemonName, entryOf, permissionFlags, ROOT } from "./daemons.ts";
+import { type DaemonName, entryOf, permissionFlags, PRESENT_DAEMONS, ROOT } from "./daemons.ts";
 import type { NodeDatabase } from "./database.ts";
 import { LogBook } from "./log_book.ts";
 import { NodeProcess } from "./process.ts";
@@ -40,6 +40,8 @@ export interface NodeOptions {
   readonly temporary?: boolean;
 }
 
+/** Name of the JSON-RPC socket, Core Lightning's. */
+const RPC_FILE = "lightning-rpc";
 /** Daemons that register with lightningd. */
 const SUBDS: readonly DaemonName[] = ["dualopend", "channeld"];
 /** What a path of a unix socket may have at most on every system that we know. */
@@ -84,12 +86,13 @@ export class RunningNode {
   #database: Database | undefined;
   #id = "";
   #address: string | undefined;
+  #api: Channel | undefined;
 
   constructor(readonly options: NodeOptions) {
     this.name = options.name;
     this.dir = options.dir;
     this.layout = options.layout;
-    for (const daemon of DAEMON_NAMES) {
+    for (const daemon of PRESENT_DAEMONS) {
       const path = this.socketPath(daemon);
       if (path.length > MAX_SOCKET_PATH) throw new Error(`${path}: too long for a unix socket`);
     }
@@ -109,7 +112,18 @@ export class RunningNode {
 
   /** The public API. */
   get rpc(): ServiceClient<typeof Node> {
-    return client(Node, this.channel("lightningd"));
+    if (this.#api === undefined) throw new Error(`${this.name} serves no API yet`);
+    return client(Node, this.#api);
+  }
+
+  /** host:port of the public API. The same after restarts. */
+  get apiAddress(): string | undefined {
+    return this.#api?.address;
+  }
+
+  /** Socket of the public API as JSON-RPC. */
+  get rpcFile(): string {
+    return join(this.dir, RPC_FILE);
   }
 
   /** connectd's own face: what it holds, fault injection. */
@@ -178,19 +192,35 @@ export class RunningNode {
       applicationName: `${this.name}-looker`,
       max: 2,
     });
-    for (const daemon of DAEMON_NAMES) await this.#writeConfiguration(daemon);
+    for (const daemon of PRESENT_DAEMONS) await this.#writeConfiguration(daemon);
     const starting = this.processes.filter((process) => !process.running);
     const mark = this.logs.next;
     for (const process of starting) process.spawn();
     await Promise.all(starting.map((process) => process.untilReady()));
+    if (starting.includes(this.daemon("lightningd"))) await this.#findApi(mark);
     await this.untilReady();
     await this.#untilSubdsRegistered(starting, mark);
+  }
+
+  /** Learns where the API is, at its first start; from then on it is there. */
+  async #findApi(mark: number): Promise<void> {
+    const line = await this.logs.wait("the API is served", {
+      daemon: "lightningd",
+      since: mark,
+      deadlineMs: NODE_READY_MS,
+    });
+    const address = line.fields["grpc"];
+    if (typeof address !== "string") throw new Error(`${this.name} does not say where its API is`);
+    if (this.#api?.address === address) return;
+    this.#api?.close();
+    this.#api = dial(address);
+    await this.#writeConfiguration("lightningd");
   }
 
   /** A subd that starts, or all when lightningd does, must have been heard by lightningd. */
   async #untilSubdsRegistered(starting: readonly NodeProcess[], mark: number): Promise<void> {
     const lightningdStarts = starting.includes(this.daemon("lightningd"));
-    for (const daemon of SUBDS) {
+    for (const daemon of SUBDS.filter((name) => PRESENT_DAEMONS.includes(name))) {
       if (!lightningdStarts && !starting.includes(this.daemon(daemon))) continue;
       await this.logs.wait(
         (line) => line.msg === "subd said hello" && line.fields["kind"] === daemon,
@@ -243,6 +273,8 @@ export class RunningNode {
   async #close(): Promise<void> {
     for (const channel of this.#channels.values()) channel.close();
     this.#channels.clear();
+    this.#api?.close();
+    this.#api = undefined;
     await this.#database?.close();
     this.#database = undefined;
   }
@@ -282,6 +314,8 @@ export class RunningNode {
       lightningd: {
         ...others(["hsmd"]),
         "alias": name,
+        "grpc-port": this.#api === undefined ? "0" : this.#api.address.replace(/^.*:/, ""),
+        "rpc-file": RPC_FILE,
         "bitcoin-rpcport": String(bitcoind.rpcPort),
         "bitcoin-rpcuser": bitcoind.rpcUser,
         "bitcoin-rpcpassword": bitcoind.rpcPassword,
@@ -326,11 +360,12 @@ export class RunningNode {
 
   #processEach(): Map<DaemonName, NodeProcess> {
     const processes = new Map<DaemonName, NodeProcess>();
-    for (const daemon of DAEMON_NAMES) {
+    for (const daemon of PRESENT_DAEMONS) {
       const flags = permissionFlags(daemon, {
         nodeDir: this.dir,
         hsmdDir: this.#hsmdDir,
         sockets: this.#sockets,
+        rpcFile: this.rpcFile,
         secp256k1: this.options.secp256k1,
         postgres: new URL(this.options.database.url).host,
       });
@@ -357,10 +392,10 @@ export class RunningNode {
       ...this.#plan("node"),
       args: () => [...RUN, "-A", join(ROOT, "tools", "node", "one_process.ts"), this.dir],
       ready: async () => {
-        await Promise.all(DAEMON_NAMES.map((daemon) => this.channel(daemon).ready(NODE_READY_MS)));
+        await Promise.all(PRESENT_DAEMONS.map((daemon) => this.channel(daemon).ready(NODE_READY_MS)));
       },
     });
-    return new Map(DAEMON_NAMES.map((daemon) => [daemon, process]));
+    return new Map(PRESENT_DAEMONS.map((daemon) => [daemon, process]));
   }
 }
 

@@ -12,8 +12,12 @@ import { createLifecycle, type Lifecycle, newInstanceId } from "common/lifecycle
 import { createLogger, type Logger } from "common/log.ts";
 import * as connectd from "../../services/connectd/start.ts";
 import * as dualopend from "../../services/dualopend/start.ts";
+import * as lightningd from "../../services/lightningd/start.ts";
 import * as hsmd from "../../services/hsmd/start.ts";
 import type { DaemonName } from "./daemons.ts";
+
+/** Calls under way and the peers' work each have their time. */
+const LIGHTNINGD_STOP_MS = 20_000;
 
 const folder = Deno.args[0];
 if (folder === undefined) {
@@ -57,6 +61,17 @@ async function startHsmd({ config, log, instance }: Context, description: string
   lifecycle.onStop("hsmd", async () => void await running.server.drain());
 }
 
+async function startLightningd({ config, log, instance }: Context): Promise<void> {
+  const running = await lightningd.start({
+    config,
+    log,
+    instance,
+    onFatal: (reason, error) => lifecycle.fatal(`lightningd: ${reason}`, error),
+    onStop: () => void lifecycle.stop("stop was called"),
+  });
+  lifecycle.onStop("lightningd", () => running.stop(), LIGHTNINGD_STOP_MS);
+}
+
 async function startConnectd({ config, log, instance }: Context): Promise<void> {
   const running = await connectd.start({
     lightningdAddress: config.require("lightningd-address"),
@@ -90,6 +105,7 @@ const chosen = chooseEcc({ fallback: ecc(), log: (message) => nodeLog.info({}, m
 useEcc(chosen.provider);
 try {
   await startHsmd(contextOf("hsmd"), chosen.description);
+  await startLightningd(contextOf("lightningd"));
   await startDualopend(contextOf("dualopend"));
   await startConnectd(contextOf("connectd"));
 } catch (error) {
