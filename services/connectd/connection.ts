@@ -100,7 +100,7 @@ export class Connection {
   #control: Uint8Array[] = [];
   #controlBytes = 0;
   #raw: Uint8Array[] = [];
-  /** Messages behind a delay: taken from their queue, not sealed yet. */
+  /** Messages behind an injected delay: they count as handed to the socket, so a newer epoch does not discard them. */
   #delayed: Uint8Array[] = [];
   #writing = false;
   #frozen = false;

@@ -305,3 +305,24 @@ test("flow: a subd is held back while the peer does not read", async () => {
   for (let i = 1; i <= count; i++) await peer.next();
   assert.equal(sent, count);
 });
+
+test("flow: a peer that does not read cannot hold a disconnect up, nor the end of connectd", async () => {
+  await using node = await TestNode.start({
+    limits: {
+      drainWrites: 200,
+      maxQueuedBytesPerChannel: 2 * STALL_BYTES,
+      maxQueuedBytesPerPeer: 2 * STALL_BYTES,
+    },
+  });
+  await using peer = await RawPeer.connect(node.address, node.nodeId);
+  const live = await node.peer(peer.nodeId);
+  const owner = await node.attached(live, id(1), 1n);
+  peer.pauseReading();
+  const count = Math.floor(STALL_BYTES / PIECE);
+  for (let i = 1; i <= count; i++) owner.send(BigInt(i), [big(id(1), PIECE)]);
+  await owner.written(1n);
+  node.lightningd.say({ case: "disconnect", value: { requestId: 1n, ...live, reason: "test" } });
+  const gone = await node.lightningd.event("peerDisconnected");
+  assert.equal(gone.drained, false);
+  assert.equal((await node.lightningd.event("disconnectResult")).error, "");
+});
