@@ -1,5 +1,6 @@
 import { address as addresses, networks, payments, Transaction } from "bitcoinjs-lib";
-import { hexToBytes } from "@noble/hashes/utils.js";
+import { concatBytes, hexToBytes } from "@noble/hashes/utils.js";
+import { bech32m } from "@scure/base";
 
 /** An unspent output of the purse. */
 export interface Coin {
@@ -34,7 +35,7 @@ export class Purse {
     tx.setWitness(0, [this.#script]);
     let rest = coin.sat - feeSat;
     for (const { address, sat } of outputs) {
-      tx.addOutput(addresses.toOutputScript(address, networks.regtest), sat);
+      tx.addOutput(outputScript(address), sat);
       rest -= sat;
     }
     if (rest < 0n) throw new RangeError(`a coin of ${coin.sat} sat does not suffice`);
@@ -45,6 +46,19 @@ export class Purse {
   }
 }
 
+/** The script of an address. bitcoinjs-lib reads a P2TR one only with a curve; who pays need not check the point. */
+function outputScript(address: string): Uint8Array {
+  const taproot = bech32m.decodeUnsafe(address);
+  if (taproot === undefined) return addresses.toOutputScript(address, networks.regtest);
+  const program = bech32m.fromWords(taproot.words.slice(1));
+  if (taproot.words[0] !== 1 || program.length !== TAPROOT_KEY_LENGTH) {
+    throw new Error(`${address}: not P2TR`);
+  }
+  return concatBytes(Uint8Array.of(OP_1, TAPROOT_KEY_LENGTH), program);
+}
+
+const OP_1 = 0x51;
+const TAPROOT_KEY_LENGTH = 32;
 /** BIP 125: the spender may replace it. */
 const REPLACEABLE_SEQUENCE = 0xfffffffd;
 const SMALLEST_CHANGE_SAT = 1_000n;
