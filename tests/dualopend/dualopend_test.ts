@@ -1,0 +1,413 @@
+import assert from "node:assert/strict";
+import { fromBinary } from "@bufbuild/protobuf";
+import type { MessageType } from "bolt/wire/messages.ts";
+import { ArcusError, Code } from "common/grpc/errors.ts";
+import { usePostgres } from "common/testing/database.ts";
+import { waitFor } from "common/testing/wait.ts";
+import { CommitmentsSchema } from "gen/arcus/store/v1/store_pb.ts";
+import { Released_Reason } from "gen/arcus/subd/v1/subd_pb.ts";
+import { TestFundingTxResponse_Verdict } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
+import { End, FEERATE, helloOf, type TestNode, twoNodes, type Wire } from "./harness.ts";
+
+const postgres = await usePostgres();
+
+type Nodes = Awaited<ReturnType<typeof twoNodes>>;
+
+/** Mines an attempt at both and waits until both are CHANNELD_NORMAL and let go. */
+async function lockIn(nodes: Nodes, txid: Uint8Array): Promise<void> {
+  for (const node of [nodes.alice, nodes.bob]) await node.mine(txid);
+  for (const node of [nodes.alice, nodes.bob]) {
+    await node.released(Released_Reason.LOCKED);
+    const row = await node.channelRow();
+    assert.equal(row?.state, "CHANNELD_NORMAL");
+    const attempt = (await node.attempts()).find((each) => each.attempt === row.locked_attempt);
+    assert.deepEqual(attempt?.txid, txid);
+    const [commitment] = fromBinary(CommitmentsSchema, row.commitments!).active;
+    assert.equal(commitment?.toLocalMsat, attempt!.local_contribution_sat * 1000n);
+    assert.equal(commitment?.toRemoteMsat, attempt!.remote_contribution_sat * 1000n);
+    assert.equal(commitment?.attempt, attempt!.attempt);
+  }
+}
+
+async function rejected(work: Promise<unknown>): Promise<ArcusError> {
+  try {
+    await work;
+  } catch (error) {
+    assert(error instanceof ArcusError);
+    return error;
+  }
+  return assert.fail("it should have failed");
+}
+
+Deno.test("both fund, both sign, one is mined, both are CHANNELD_NORMAL and handed over", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const opened = await nodes.openInit(await nodes.prepare(), true);
+  const [attempt] = await nodes.complete();
+  assert.deepEqual(new Uint8Array(attempt!.complete_tx!), opened.completeTx);
+  assert.equal(opened.theirFundingSat, 60_000n);
+  assert.equal(opened.prevouts.filter((prevout) => prevout.local).length, 2);
+  for (const node of [nodes.alice, nodes.bob]) {
+    assert.equal((await node.channelRow())?.state, "DUALOPEND_AWAITING_LOCKIN");
+    assert.equal(await node.leftovers(), 0);
+    await waitFor(() => node.broadcast.length === 1, { what: "the broadcast" });
+  }
+  const { wire } = nodes;
+  await lockIn(nodes, attempt!.txid);
+  await wire.over();
+  for (const end of [wire.ends.a, wire.ends.b]) {
+    // Every frame is used up: channeld gets none of them again.
+    assert.equal(end.durable, end.taken);
+    assert.equal(end.said.at(-1)?.case, "finished");
+    assert.equal(end.said.filter(({ case: kind }) => kind === "rekey").length, 1);
+  }
+});
+
+Deno.test("an accepter that brings nothing", async () => {
+  await using nodes = await twoNodes(postgres.server, { alice: 120_000n, bob: 0n });
+  await nodes.openInit(await nodes.prepare(), true);
+  const [attempt] = await nodes.complete();
+  assert.equal(attempt!.remote_contribution_sat, 0n);
+  await lockIn(nodes, attempt!.txid);
+});
+
+Deno.test("openchannel_init, _update, _signed: nothing of ours is signed before the user says so", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice } = nodes;
+  const assignment = await nodes.prepare();
+  const begun = await nodes.openInit(assignment, false);
+  assert.equal(begun.commitmentsSecured, false);
+  assert.ok(begun.tx.length > 0);
+  const plan = await alice.plan(alice.opening, "initiator", FEERATE, 0n);
+  const updated = await alice.call((dualopend) =>
+    dualopend.update({ channelId: begun.channelId, opening: alice.opening, epoch: assignment.epoch, plan })
+  );
+  assert.equal(updated.commitmentsSecured, true);
+  assert.deepEqual(updated.tx, begun.tx);
+  const row = await alice.channelRow();
+  assert.equal(row?.state, "DUALOPEND_OPEN_COMMITTED");
+  assert.equal(nodes.wire.ends.a.sent.includes("tx_signatures"), false);
+  const { negotiations } = await alice.call((dualopend) => dualopend.listNegotiations({}));
+  assert.equal(negotiations[0]?.step, "awaiting openchannel_signed");
+  const signed = await alice.call((dualopend) =>
+    dualopend.sign({ channel: updated.channel, epoch: assignment.epoch })
+  );
+  assert.equal(signed.complete, true);
+  const [attempt] = await nodes.complete();
+  assert.deepEqual(signed.tx, new Uint8Array(attempt!.complete_tx!));
+});
+
+Deno.test("two replacements, one by either side; an earlier attempt is mined and funds the channel", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  await nodes.openInit(assignment, true);
+  const [first] = await nodes.complete();
+  const bump = async (node: TestNode, contribution: bigint, feerate: number) => {
+    node.contribution = contribution;
+    const row = await node.channelRow();
+    const opening = await node.rbfOpening(row!.channel, row!.owner_epoch, 1n, "local");
+    const plan = await node.plan(opening, "initiator", feerate, row!.channel);
+    return await node.call((dualopend) =>
+      dualopend.bump({
+        channel: row!.channel,
+        opening,
+        epoch: row!.owner_epoch,
+        plan,
+        feeratePerkw: feerate,
+        locktime: 100,
+        runToCompletion: true,
+      })
+    );
+  };
+  await bump(alice, 100_000n, 1500);
+  await nodes.complete(2);
+  await bump(bob, 70_000n, 2000);
+  const attempts = await nodes.complete(3);
+  assert.deepEqual(attempts.map((each) => each.local_contribution_sat), [120_000n, 100_000n, 100_000n]);
+  assert.deepEqual(attempts.map((each) => each.remote_contribution_sat), [60_000n, 60_000n, 70_000n]);
+  for (const node of [alice, bob]) assert.equal(await node.leftovers(), 0);
+  // One that is too cheap is refused by us, before the peer hears of it.
+  const error = await rejected(bump(alice, 100_000n, 2001));
+  assert.match(error.message, /feerate must be at least/);
+  await alice.released(Released_Reason.RBF_FAILED);
+  assert.equal(await alice.leftovers(), 0);
+  await lockIn(nodes, first!.txid);
+});
+
+/** Messages around which an open with funds of both is cut; what happens then by BOLT 2. */
+const CUTS: readonly (readonly ["alice" | "bob", MessageType, "cut_before" | "cut_after"])[] = [
+  ["alice", "commitment_signed", "cut_before"],
+  ["alice", "commitment_signed", "cut_after"],
+  ["bob", "commitment_signed", "cut_before"],
+  ["bob", "commitment_signed", "cut_after"],
+  ["alice", "tx_signatures", "cut_before"],
+  ["alice", "tx_signatures", "cut_after"],
+  ["bob", "tx_signatures", "cut_before"],
+  ["bob", "tx_signatures", "cut_after"],
+];
+
+/** Whether both still know the channel once everything has settled. */
+async function bothSaved({ alice, bob }: Nodes): Promise<boolean> {
+  return await alice.channelRow() !== undefined && await bob.channelRow() !== undefined;
+}
+
+for (const [who, type, how] of CUTS) {
+  const place = `${how === "cut_before" ? "before" : "after"} ${who}'s ${type}`;
+  Deno.test(`the connection breaks ${place}, dualopends start again: the open goes on from the rows`, async () => {
+    await using nodes = await twoNodes(postgres.server);
+    const cut: Wire["onFrame"] = (from, sent) => from === nodes[who] && sent === type ? how : "pass";
+    const assignment = await nodes.prepare(cut);
+    const command = nodes.openInit(assignment, true).then(() => undefined, (error) => error);
+    await waitFor(() => nodes.wire.isCut, { what: "the cut" });
+    await nodes.wire.over();
+    await command;
+    await nodes.alice.stop();
+    await nodes.bob.stop();
+    await nodes.alice.start();
+    await nodes.bob.start();
+    // Each forgets only what is unsaved: an opening whose attempt has no row.
+    if (!(await bothSaved(nodes))) {
+      for (const node of [nodes.alice, nodes.bob]) assert.equal(await node.leftovers(), 0);
+      assert.equal(type, "commitment_signed");
+      return;
+    }
+    await nodes.reconnect();
+    const [attempt] = await nodes.complete();
+    assert.equal(nodes.wire.ends.a.sent[0], "channel_reestablish");
+    await lockIn(nodes, attempt!.txid);
+    for (const node of [nodes.alice, nodes.bob]) {
+      const row = await node.channelRow();
+      assert.equal(row?.generation, 2n);
+      assert.deepEqual([row?.reestablish_sent, row?.reestablish_received], [true, true]);
+    }
+  });
+}
+
+Deno.test("mined while one side's dualopend is dead: it locks from its rows, and both meet in channel_ready", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  const [attempt] = await nodes.complete();
+  nodes.wire.cut();
+  await nodes.wire.over();
+  await bob.stop();
+  await alice.mine(attempt!.txid);
+  await waitFor(async () => (await alice.channelRow())?.locked_attempt !== null, { what: "alice's lock" });
+  await bob.start();
+  await bob.mine(attempt!.txid);
+  await nodes.reconnect();
+  for (const node of [alice, bob]) await node.released(Released_Reason.LOCKED);
+  for (const node of [alice, bob]) assert.equal((await node.channelRow())?.state, "CHANNELD_NORMAL");
+});
+
+Deno.test("a superseded owner sends nothing", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice } = nodes;
+  const raise = { done: false };
+  // bob's commitment_signed makes alice store it; by then the channel is another owner's.
+  const assignment = await nodes.prepare((from, type) => {
+    if (from === nodes.bob && type === "commitment_signed" && !raise.done) {
+      raise.done = true;
+      void alice.sql`UPDATE channels SET owner_epoch = owner_epoch + 1`.execute().then(() =>
+        nodes.wire.ends.a.deliver(held!)
+      );
+      return "pass";
+    }
+    return "pass";
+  });
+  let held: Uint8Array | undefined;
+  const { a } = nodes.wire.ends;
+  const deliver = a.deliver.bind(a);
+  a.deliver = (data) => {
+    // commitment_signed (132) waits until the epoch is raised.
+    if (data[0] === 0 && data[1] === 132 && held === undefined) held = data;
+    else deliver(data);
+  };
+  const error = await rejected(nodes.openInit(assignment, true));
+  assert.equal(error.code, Code.UNAVAILABLE);
+  const superseded = await alice.heard("superseded");
+  assert.equal(superseded.channel, (await alice.channelRow())?.channel);
+  assert.equal((await a.ended.promise).reason, "EPOCH_STALE");
+  assert.equal(a.sent.at(-1), "commitment_signed");
+  assert.equal((await alice.channelRow())?.state, "DUALOPEND_OPEN_COMMIT_READY");
+  const listed = await alice.call((dualopend) => dualopend.listNegotiations({}));
+  assert.deepEqual(listed.negotiations, []);
+});
+
+Deno.test("hsmd serves a newer epoch: the owner lets go and sends nothing", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice } = nodes;
+  const assignment = await nodes.prepare();
+  const { keyId: channelKeyId, paymentKeyIndex } = alice;
+  await alice.hsmd.registerEpochs({ channels: [{ channelKeyId, paymentKeyIndex, epoch: 5n }] });
+  await rejected(nodes.openInit(assignment, true));
+  await alice.heard("superseded");
+  assert.equal(nodes.wire.ends.a.sent.includes("commitment_signed"), false);
+});
+
+Deno.test("an attachment needs the token, the generation and the epoch that lightningd told", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  const good = helloOf(bob, assignment);
+  const wire: Pick<Wire, "onFrame" | "cut"> = { onFrame: () => "pass", cut: () => {} };
+  const wrong = [
+    [{ ...good, token: new Uint8Array(32) }, "WRONG_TOKEN"],
+    [{ ...good, token: new Uint8Array() }, "WRONG_TOKEN"],
+    [{ ...good, peerId: alice.nodeId }, "WRONG_TOKEN"],
+    [{ ...good, epoch: assignment.epoch + 1n }, "EPOCH_STALE"],
+    [{ ...good, epoch: 0n }, "EPOCH_STALE"],
+    [{ ...good, generation: assignment.generation + 1n }, "GENERATION_STALE"],
+  ] as const;
+  for (const [hello, reason] of wrong) {
+    const end = new End(alice, hello, wire);
+    assert.equal((await waitFor(end.ended.promise, { what: reason })).reason, reason);
+    assert.equal(end.attached, false);
+  }
+  // What was attached rightly does not notice.
+  await nodes.openInit(assignment, true);
+  await nodes.complete();
+});
+
+Deno.test("commands name the epoch", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice } = nodes;
+  const assignment = await nodes.prepare();
+  const error = await rejected(nodes.openInit({ ...assignment, epoch: 2n }, true));
+  assert.deepEqual([error.code, error.reason], [Code.FAILED_PRECONDITION, "EPOCH_STALE"]);
+  const abort = await rejected(
+    alice.call((d) => d.abort({ opening: alice.opening + 1n, epoch: assignment.epoch })),
+  );
+  assert.equal(abort.reason, "EPOCH_STALE");
+});
+
+Deno.test("an unsaved open dies with its connection: no row, no reservation, a failed command", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const assignment = await nodes.prepare((_, type) => type === "tx_add_input" ? "cut_after" : "pass");
+  const error = await rejected(nodes.openInit(assignment, true));
+  assert.match(error.message, /disconnected/);
+  for (const node of [nodes.alice, nodes.bob]) {
+    await node.released(Released_Reason.OPEN_FAILED);
+    assert.equal(await node.leftovers(), 0);
+    assert.equal(await node.channelRow(), undefined);
+  }
+});
+
+Deno.test("a user aborts before signing: tx_abort is echoed, nothing is left, the connection stays", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  const begun = await nodes.openInit(assignment, false);
+  const { channelId } = begun;
+  const aborted = await alice.call((dualopend) =>
+    dualopend.abort({ channelId, opening: alice.opening, epoch: assignment.epoch, reason: "changed my mind" })
+  );
+  assert.deepEqual([aborted.channelCanceled, aborted.reason], [true, "changed my mind"]);
+  for (const node of [alice, bob]) {
+    await node.released(Released_Reason.OPEN_FAILED);
+    assert.equal(await node.leftovers(), 0);
+  }
+  await nodes.wire.over();
+  assert.equal(nodes.wire.ends.b.sent.at(-1), "tx_abort");
+  assert.equal(nodes.wire.ends.a.said.some(({ case: kind }) => kind === "fail"), false);
+});
+
+Deno.test("a silent peer: the policy's time ends the open", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  await nodes.openInit(assignment, false);
+  await waitFor(() => bob.timer.armed === 1, { what: "bob's timer" });
+  bob.timer.fire();
+  await bob.heard("released", (released) => released.detail !== "");
+  assert.equal(await bob.leftovers(), 0);
+  await alice.released(Released_Reason.OPEN_FAILED);
+  assert.equal(await alice.leftovers(), 0);
+  for (const node of [alice, bob]) assert.equal(node.timer.armed, 0);
+});
+
+Deno.test("a funding transaction that bitcoind finds invalid costs the open, and nothing is kept", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  // Whoever signs second tests before it stores: bob's inputs are worth as much, so either may be it.
+  alice.verdict = TestFundingTxResponse_Verdict.INVALID;
+  bob.verdict = TestFundingTxResponse_Verdict.INVALID;
+  const outcome = nodes.openInit(await nodes.prepare(), true).then(() => undefined, (error) => error);
+  await waitFor(
+    async () => (await alice.channelRow()) === undefined || (await bob.channelRow()) === undefined,
+    { what: "one side forgets the channel" },
+  );
+  nodes.wire.cut();
+  assert.ok(await outcome instanceof ArcusError);
+  for (const node of [alice, bob]) {
+    const [attempt] = await node.attempts();
+    assert.equal(attempt?.complete_tx ?? null, null);
+  }
+});
+
+Deno.test("garbage in a negotiation ends it and nothing else", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  await nodes.openInit(assignment, false);
+  // tx_complete (70) that stops in the middle of its channel id.
+  nodes.wire.ends.b.deliver(Uint8Array.of(0, 70, 1, 2, 3));
+  await waitFor(() => nodes.wire.ends.b.sent.includes("tx_abort"), { what: "bob's tx_abort" });
+  for (const node of [alice, bob]) {
+    await node.released(Released_Reason.OPEN_FAILED);
+    assert.equal(await node.leftovers(), 0);
+  }
+});
+
+Deno.test("lightningd goes and comes back: what is held is kept, and told in the next hello", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice } = nodes;
+  const assignment = await nodes.prepare();
+  await nodes.openInit(assignment, true);
+  const [attempt] = await nodes.complete();
+  const hellos = alice.hellos.length;
+  alice.dropRegistry();
+  await waitFor(() => alice.hellos.length > hellos, { what: "another hello" });
+  const hello = alice.hellos.at(-1)!;
+  const row = await alice.channelRow();
+  assert.deepEqual(
+    hello.held.map(({ channel, opening, epoch, generation }) => [channel, opening, epoch, generation]),
+    [
+      [row!.channel, 0n, assignment.epoch, assignment.generation],
+    ],
+  );
+  assert.deepEqual(hello.hello?.nodeId, alice.nodeId);
+  await lockIn(nodes, attempt!.txid);
+});
+
+Deno.test("an owner that is replaced within a connection asks to hang up instead of a second channel_reestablish", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  await nodes.complete();
+  nodes.wire.cut();
+  await nodes.wire.over();
+  await nodes.reconnect();
+  await waitFor(() => nodes.wire.ends.a.sent.includes("channel_reestablish"), { what: "reestablish" });
+  const again = await alice.assignChannel(bob, 2n);
+  const end = new End(alice, helloOf(bob, again), { onFrame: () => "pass", cut: () => {} });
+  await waitFor(end.ended.promise, { what: "the end of the second attachment" });
+  const fail = end.said.at(-1);
+  assert(fail?.case === "fail");
+  assert.equal(fail.value.wantHangUp, true);
+  assert.deepEqual(end.sent, []);
+});
+
+Deno.test("a failed channel repeats its error at the next connection, and nothing else", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  await nodes.complete();
+  nodes.wire.cut();
+  await nodes.wire.over();
+  await alice.sql`UPDATE channels SET error_text = 'it is over', version = version + 1`;
+  await nodes.reconnect();
+  await nodes.bob.released(Released_Reason.CHANNEL_FAILED);
+  assert.match((await nodes.bob.channelRow())?.error_text ?? "", /it is over/);
+  assert.deepEqual(nodes.wire.ends.a.sent, ["error"]);
+});
