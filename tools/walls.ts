@@ -3,7 +3,8 @@
  *
  * - `bolt/` is pure: only crypto and bitcoin libraries, and itself.
  * - `common/` knows no Lightning: no `bolt/`, no service, no contract but the ones every gRPC server has.
- * - A service imports `bolt/`, `common/`, `gen/` and itself, never another service.
+ * - `subd/` is what every subd stands on: `bolt/`, `common/`, `gen/`.
+ * - A service imports `bolt/`, `common/`, `subd/`, `gen/` and itself, never another service.
  * - The command line imports `common/` and `gen/` only: it is a client like any other.
  */
 import { dirname, join, relative, resolve } from "node:path";
@@ -31,7 +32,7 @@ const PURE_PACKAGES = [
   "node:crypto",
 ];
 const TEST_PACKAGES = ["fast-check", "node:assert/strict", "node:buffer"];
-const FOLDERS = ["bolt/", "common/", "gen/", "tools/", "tests/"];
+const FOLDERS = ["bolt/", "common/", "gen/", "subd/", "tools/", "tests/"];
 const IMPORT =
   /(?:^|\n)\s*(?:import|export)\b[^;'"]*?from\s*["']([^"']+)["']|(?:^|\n)\s*import\s*["']([^"']+)["']|\bimport\(\s*["']([^"']+)["']\s*\)/g;
 
@@ -64,17 +65,24 @@ export function judge(file: string, specifier: string): string | undefined {
   if (to.kind === "package") return undefined;
   const inside = (...folders: string[]) => folders.some((f) => to.path.startsWith(f));
   if (file.startsWith("common/")) {
-    if (inside("common/", "gen/google/", "gen/grpc/", "gen/arcus/testing/")) return undefined;
+    if (inside("common/", "gen/google/", "gen/grpc/", "gen/arcus/testing/", "gen/arcus/options/")) {
+      return undefined;
+    }
     return isTest(file) && inside("tools/parts/", "tools/progress.ts", "gen/")
       ? undefined
       : "common/ knows no Lightning and no service";
   }
   const service = /^services\/([^/]+)\//.exec(file)?.[1];
   if (service !== undefined) {
-    if (inside("bolt/", "common/", "gen/", `services/${service}/`)) return undefined;
-    return isTest(file) && inside("tools/parts/", "tools/progress.ts", "tests/lib/", "tests/data/")
+    if (inside("bolt/", "common/", "gen/", "subd/", `services/${service}/`)) return undefined;
+    return isTest(file) && inside("tools/", "tests/lib/", "tests/data/")
       ? undefined
       : "a service imports bolt/, common/, gen/ and itself, never another service";
+  }
+  if (file.startsWith("subd/")) {
+    return inside("bolt/", "common/", "gen/", "subd/")
+      ? undefined
+      : "subd/ imports bolt/, common/, gen/ and itself";
   }
   if (file.startsWith("cli/")) {
     if (inside("cli/", "common/", "gen/")) return undefined;
@@ -101,7 +109,7 @@ async function* sources(folder: string): AsyncGenerator<string> {
 /** All breaches in the tree. */
 export async function breaches(): Promise<Breach[]> {
   const found: Breach[] = [];
-  for (const folder of ["bolt", "common", "services", "cli"]) {
+  for (const folder of ["bolt", "common", "subd", "services", "cli"]) {
     for await (const file of sources(folder)) {
       for (const specifier of importsOf(await Deno.readTextFile(join(ROOT, file)))) {
         const rule = judge(file, specifier);

@@ -60,6 +60,8 @@ export function step(state: ChannelMachine, input: ChannelInput): ChannelStep {
   switch (input.type) {
     case "connected":
       return onConnected(state);
+    case "taken_over":
+      return to({ ...state, link: "up" });
     case "disconnected":
       return to({ ...state, link: "down" });
     case "message":

@@ -83,6 +83,12 @@ Deno.test("a connection begins with channel_reestablish, then channel_ready agai
   assert.equal(paused(state), undefined);
 });
 
+Deno.test("at lock-in the channel goes on where dualopend left it: no second channel_reestablish", () => {
+  const { state, actions } = run(fresh(), { type: "taken_over" });
+  assert.deepEqual(actions, []);
+  assert.equal(paused(state), undefined);
+});
+
 Deno.test("nothing passes before channel_reestablish", () => {
   const { actions } = run(
     fresh(),

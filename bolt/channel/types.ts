@@ -73,6 +73,8 @@ export interface ChannelMachine {
 /** What can happen. */
 export type ChannelInput =
   | { readonly type: "connected" }
+  /** A connection on which the channel was running already: dualopend handed it over at lock-in. */
+  | { readonly type: "taken_over" }
   | { readonly type: "disconnected" }
   | { readonly type: "message"; readonly message: Message }
   /** A frame of this channel that is no Lightning message. */
