@@ -181,21 +181,22 @@ export class World {
     return { height: this.height, confirmed };
   }
 
-  /** Hands an input to a node's machine and carries out what follows, questions first. */
+  /** Hands an input to a node's machine and carries out what follows; the answer to a question is stepped at once. */
   feed(name: Name, input: Input): void {
     const node = this.nodes[name];
-    const queue: Input[] = [input];
-    for (let next = queue.shift(); next !== undefined && node.state !== null; next = queue.shift()) {
-      const { state, actions } = step(structuredClone(node.state), next);
-      node.state = state;
-      for (const action of actions) {
-        if (this.#crashes(name)) return this.crash(name);
-        const answer = this.#carryOut(node, action);
-        if (answer !== undefined) queue.unshift(answer);
-        if (node.state === null) return;
-      }
-      if (node.state.ended !== null) node.state = null;
+    const memory = node.state;
+    if (memory === null) return;
+    const { state, actions } = step(structuredClone(memory), input);
+    node.state = state;
+    for (const action of actions) {
+      if (this.#crashes(name)) return this.crash(name);
+      const answer = this.#carryOut(node, action);
+      if (node.state === null) return;
+      if (answer !== undefined) this.feed(name, answer);
+      // Whoever let go, or lost its memory, does nothing more.
+      if (node.state === null) return;
     }
+    if (node.state?.ended) node.state = null;
   }
 
   #crashes(name: Name): boolean {
