@@ -30,6 +30,7 @@ import type { Assigner } from "./assign.ts";
 import { attemptInfo, fundingOf } from "./channels.ts";
 import type { Flow } from "./flow.ts";
 import type { Live, LivePeer, Owner } from "./live.ts";
+import { ownPart, type Shown } from "./own_part.ts";
 import type { ChannelRow, OpeningRow, PeerStore } from "./store.ts";
 
 /** CLN's codes of fundchannel, openchannel_* and what belongs to them. */
@@ -85,6 +86,8 @@ interface Remembered {
   readonly amount: Sat;
   readonly feerate: FeeratePerKw;
   readonly plan: Plan;
+  /** The transaction as the user saw it last. */
+  readonly shown: Shown;
 }
 
 /** Where a negotiation of a channel id is. */
@@ -261,9 +264,10 @@ export class Opens {
     const found = await this.#find(channelId);
     const remembered = this.#remembered.get(bytesToHex(channelId));
     if (remembered === undefined) throw stateInvalid("no open of ours is under negotiation for this channel");
-    const plan = psbt === "" ? remembered.plan : await wallet.planFromPsbt({
+    const own = psbt === "" ? "" : ownPart(psbt, remembered.shown, remembered.plan);
+    const plan = own === "" ? remembered.plan : await wallet.planFromPsbt({
       opening: remembered.opening,
-      psbt,
+      psbt: own,
       amount: remembered.amount,
       feerate: remembered.feerate,
     });
@@ -273,7 +277,7 @@ export class Opens {
       epoch: found.epoch,
       plan,
     }, { deadlineMs: NEGOTIATION_MS }).catch((error) => this.#rethrow(error));
-    this.#remembered.set(bytesToHex(channelId), { ...remembered, plan });
+    this.#remembered.set(bytesToHex(channelId), { ...remembered, plan, shown: response });
     return response;
   }
 
@@ -378,6 +382,7 @@ export class Opens {
       amount: request.funds.amount === "all" ? ours : request.funds.amount,
       feerate,
       plan,
+      shown: response,
     });
   }
 
