@@ -1,7 +1,10 @@
 /** Named failures as values: `bolt/` never throws at what a peer says. */
 
 /** Either a value or a named failure. */
-export type Result<T, E> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: E };
+export type Result<T, E> = { readonly ok: true; readonly value: T } | {
+  readonly ok: false;
+  readonly error: E;
+};
 
 /** A success. */
 export function ok<T>(value: T): { readonly ok: true; readonly value: T } {

@@ -77,7 +77,9 @@ export function floorSat(amount: Msat): Sat {
 
 /** A fee rate in sat/kw. Throws RangeError unless a u32. */
 export function feerate(value: number): FeeratePerKw {
-  if (!Number.isInteger(value) || value < 0 || value > MAX_U32) throw new RangeError(`not a feerate: ${value}`);
+  if (!Number.isInteger(value) || value < 0 || value > MAX_U32) {
+    throw new RangeError(`not a feerate: ${value}`);
+  }
   return value as FeeratePerKw;
 }
 
