@@ -18,8 +18,8 @@ const POLL_MS = 25;
  * (BOLT 2), with some room.
  */
 const OPENING_WEIGHT = 250;
-/** A key-path witness and its counts. */
-const WITNESS_WEIGHT = 66;
+/** What an open counts for the witness of an input at least: some accepters demand it, and a fee must never be short. */
+const WITNESS_WEIGHT = 110;
 const MSAT = 1000n;
 
 /** Asks again and again until the answer is neither undefined nor false. Throws after the deadline, saying what did not happen. */
