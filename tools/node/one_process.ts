@@ -10,6 +10,7 @@ import { type Config, loadConfig } from "common/config/config.ts";
 import { chooseEcc } from "common/ecc/choose.ts";
 import { createLifecycle, type Lifecycle, newInstanceId } from "common/lifecycle.ts";
 import { createLogger, type Logger } from "common/log.ts";
+import * as channeld from "../../services/channeld/start.ts";
 import * as connectd from "../../services/connectd/start.ts";
 import * as dualopend from "../../services/dualopend/start.ts";
 import * as lightningd from "../../services/lightningd/start.ts";
@@ -86,8 +87,12 @@ async function startConnectd({ config, log, instance }: Context): Promise<void> 
   lifecycle.onStop("connectd", () => running.stop());
 }
 
-async function startDualopend({ config, log, instance }: Context): Promise<void> {
-  const running = await dualopend.start({
+async function startSubd(
+  name: "dualopend" | "channeld",
+  { config, log, instance }: Context,
+): Promise<void> {
+  const { start } = name === "dualopend" ? dualopend : channeld;
+  const running = await start({
     network: config.get("network"),
     listen: config.get("listen"),
     lightningdAddress: config.require("lightningd-address"),
@@ -96,9 +101,9 @@ async function startDualopend({ config, log, instance }: Context): Promise<void>
     databasePool: config.get("database-pool"),
     log,
     instance,
-    onFatal: (reason) => lifecycle.fatal(`dualopend: ${reason}`),
+    onFatal: (reason) => lifecycle.fatal(`${name}: ${reason}`),
   });
-  lifecycle.onStop("dualopend", () => running.stop());
+  lifecycle.onStop(name, () => running.stop());
 }
 
 const chosen = chooseEcc({ fallback: ecc(), log: (message) => nodeLog.info({}, message) });
@@ -106,7 +111,8 @@ useEcc(chosen.provider);
 try {
   await startHsmd(contextOf("hsmd"), chosen.description);
   await startLightningd(contextOf("lightningd"));
-  await startDualopend(contextOf("dualopend"));
+  await startSubd("dualopend", contextOf("dualopend"));
+  await startSubd("channeld", contextOf("channeld"));
   await startConnectd(contextOf("connectd"));
 } catch (error) {
   lifecycle.fatal("the node could not start", error);
