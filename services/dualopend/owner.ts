@@ -231,6 +231,7 @@ export class Owner {
   /** channels.channel and openings.opening; kept when their rows are gone, for the last word about them. */
   #channel: bigint;
   #opening: bigint;
+  readonly #assignedOpening: bigint;
   #rowsLeft = true;
   #attachment: Attachment | null = null;
   #attached = Promise.withResolvers<void>();
@@ -247,6 +248,7 @@ export class Owner {
     this.generation = assigned.generation;
     this.#channel = assigned.channel;
     this.#opening = assigned.opening;
+    this.#assignedOpening = assigned.opening;
     this.#state = loaded.state;
     this.#place = loaded.place;
     this.#fence = loaded.fence;
@@ -273,6 +275,11 @@ export class Owner {
   /** openings.opening of a first open or of an RBF under negotiation; 0 for none. */
   get opening(): bigint {
     return this.#opening;
+  }
+
+  /** The opening that lightningd knows this owner by, also once it became a channel. */
+  get knownOpening(): bigint {
+    return this.#opening !== 0n ? this.#opening : this.#assignedOpening;
   }
 
   get channelId(): Uint8Array {
@@ -374,6 +381,15 @@ export class Owner {
   /** An RBF's opening, which lightningd wrote for a command. */
   adoptRbf(opening: bigint): void {
     this.#opening = opening;
+  }
+
+  /** Ends an RBF's negotiation; the channel goes on. */
+  abortRbf(reason: string): void {
+    this.#push({
+      type: "command",
+      run: (state) =>
+        state.negotiation === null ? { state, actions: [] } : step(state, { type: "abort", reason }),
+    });
   }
 
   /** Lets go at once and says nothing more to the peer: withdrawn, replaced by a newer assignment, or draining. */

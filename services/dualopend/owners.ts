@@ -70,10 +70,14 @@ export class Owners {
     }
   }
 
-  /** Lets go, sending nothing more. A higher epoch than the one named is not withdrawn. */
+  /**
+   * Lets go, sending nothing more. A higher epoch than the one named is not withdrawn. An RBF's opening is withdrawn alone:
+   * its negotiation is aborted, the channel stays.
+   */
   withdraw(which: { readonly channel: bigint; readonly opening: bigint; readonly epoch: bigint }): void {
     const owner = this.find(which);
     if (owner === undefined || owner.epoch > which.epoch) return;
+    if (which.channel === 0n && owner.channel !== 0n) return owner.abortRbf("the replacement was given up");
     this.#owners.delete(owner);
     owner.stop(null);
   }

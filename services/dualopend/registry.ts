@@ -130,8 +130,8 @@ export class RegistryClient implements Reports {
   }
 
   ended(owner: Owner, how: Ended): void {
-    if (how.type === "released") return this.#released(owner, owner.opening, how.reason, how.detail);
-    const { channel, opening, epoch } = owner;
+    if (how.type === "released") return this.#released(owner, owner.knownOpening, how.reason, how.detail);
+    const { channel, knownOpening: opening, epoch } = owner;
     this.#write({ message: { case: "superseded", value: { channel, opening, epoch, detail: how.detail } } });
   }
 

@@ -29,6 +29,25 @@ async function lockIn(nodes: Nodes, txid: Uint8Array): Promise<void> {
   }
 }
 
+/** A replacement by one side, as lightningd starts it. */
+async function bump(node: TestNode, contribution: bigint, feerate: number, runToCompletion = true) {
+  node.contribution = contribution;
+  const row = await node.channelRow();
+  const opening = await node.rbfOpening(row!.channel, row!.owner_epoch, row!.generation, "local");
+  const plan = await node.plan(opening, "initiator", feerate, row!.channel);
+  return await node.call((dualopend) =>
+    dualopend.bump({
+      channel: row!.channel,
+      opening,
+      epoch: row!.owner_epoch,
+      plan,
+      feeratePerkw: feerate,
+      locktime: 100,
+      runToCompletion,
+    })
+  );
+}
+
 async function rejected(work: Promise<unknown>): Promise<ArcusError> {
   try {
     await work;
@@ -102,23 +121,6 @@ Deno.test("two replacements, one by either side; an earlier attempt is mined and
   const assignment = await nodes.prepare();
   await nodes.openInit(assignment, true);
   const [first] = await nodes.complete();
-  const bump = async (node: TestNode, contribution: bigint, feerate: number) => {
-    node.contribution = contribution;
-    const row = await node.channelRow();
-    const opening = await node.rbfOpening(row!.channel, row!.owner_epoch, 1n, "local");
-    const plan = await node.plan(opening, "initiator", feerate, row!.channel);
-    return await node.call((dualopend) =>
-      dualopend.bump({
-        channel: row!.channel,
-        opening,
-        epoch: row!.owner_epoch,
-        plan,
-        feeratePerkw: feerate,
-        locktime: 100,
-        runToCompletion: true,
-      })
-    );
-  };
   await bump(alice, 100_000n, 1500);
   await nodes.complete(2);
   await bump(bob, 70_000n, 2000);
@@ -165,15 +167,17 @@ for (const [who, type, how] of CUTS) {
     await nodes.bob.stop();
     await nodes.alice.start();
     await nodes.bob.start();
-    // Each forgets only what is unsaved: an opening whose attempt has no row.
+    // Whoever saw both tx_complete has saved it; only the one whom the last tx_complete may not have reached has not.
     if (!(await bothSaved(nodes))) {
       for (const node of [nodes.alice, nodes.bob]) assert.equal(await node.leftovers(), 0);
-      assert.equal(type, "commitment_signed");
+      assert.equal(`${type} ${how}`, "commitment_signed cut_before");
       return;
     }
     await nodes.reconnect();
+    const { a, b } = nodes.wire.ends;
+    await waitFor(() => a.sent.length > 0 && b.sent.length > 0, { what: "both speak" });
+    assert.deepEqual([a.sent[0], b.sent[0]], ["channel_reestablish", "channel_reestablish"]);
     const [attempt] = await nodes.complete();
-    assert.equal(nodes.wire.ends.a.sent[0], "channel_reestablish");
     await lockIn(nodes, attempt!.txid);
     for (const node of [nodes.alice, nodes.bob]) {
       const row = await node.channelRow();
@@ -410,4 +414,82 @@ Deno.test("a failed channel repeats its error at the next connection, and nothin
   await nodes.bob.released(Released_Reason.CHANNEL_FAILED);
   assert.match((await nodes.bob.channelRow())?.error_text ?? "", /it is over/);
   assert.deepEqual(nodes.wire.ends.a.sent, ["error"]);
+});
+
+Deno.test("lightningd gives a replacement up: tx_abort, the channel and its attempt stay, another one works", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  await nodes.complete();
+  const begun = await bump(alice, 110_000n, 1500, false);
+  assert.notEqual(begun.opening, 0n);
+  alice.withdraw(begun.opening, (await alice.channelRow())!.owner_epoch);
+  await alice.released(Released_Reason.RBF_FAILED);
+  await bob.released(Released_Reason.RBF_FAILED);
+  await waitFor(() => nodes.wire.ends.b.sent.at(-1) === "tx_abort", { what: "the echo" });
+  for (const node of [alice, bob]) {
+    assert.equal(await node.leftovers(), 0);
+    assert.equal((await node.channelRow())?.state, "DUALOPEND_AWAITING_LOCKIN");
+  }
+  await bump(alice, 110_000n, 1500);
+  const [, second] = await nodes.complete(2);
+  await lockIn(nodes, second!.txid);
+});
+
+Deno.test("the connection breaks inside a replacement: its negotiation is gone, the channel goes on", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  const [first] = await nodes.complete();
+  nodes.wire.onFrame = (_, type) => type === "tx_ack_rbf" ? "cut_after" : "pass";
+  const error = await rejected(bump(alice, 110_000n, 1500));
+  assert.match(error.message, /disconnected/);
+  for (const node of [alice, bob]) {
+    await node.released(Released_Reason.RBF_FAILED);
+    assert.equal(await node.leftovers(), 0);
+  }
+  await nodes.wire.over();
+  await nodes.reconnect();
+  await waitFor(() => nodes.wire.ends.b.durable >= 1n, { what: "reestablish" });
+  await lockIn(nodes, first!.txid);
+});
+
+Deno.test("a replacement is cut at each signature, dualopends start again: it goes on, or the first attempt stays", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  await nodes.complete();
+  let rate = 1500;
+  for (const type of ["commitment_signed", "tx_signatures"] as const) {
+    for (const who of [alice, bob]) {
+      const before = (await alice.attempts()).length;
+      nodes.wire.onFrame = (from, sent) => from === who && sent === type ? "cut_after" : "pass";
+      const command = bump(alice, 110_000n, rate).then(() => undefined, (error) => error);
+      await waitFor(() => nodes.wire.isCut, { what: "the cut" });
+      await nodes.wire.over();
+      await command;
+      for (const node of [alice, bob]) {
+        await node.stop();
+        await node.start();
+      }
+      await nodes.reconnect();
+      await nodes.complete(before + 1);
+      rate += 500;
+    }
+  }
+  const attempts = await nodes.complete(5);
+  await lockIn(nodes, attempts[2]!.txid);
+});
+
+Deno.test("mined while a replacement is half negotiated: it is aborted, and the mined attempt funds the channel", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  const [first] = await nodes.complete();
+  await bump(alice, 110_000n, 1500, false);
+  await lockIn(nodes, first!.txid);
+  for (const node of [alice, bob]) {
+    assert.equal((await node.attempts()).length, 1);
+    assert.equal(await node.leftovers(), 0);
+  }
 });

@@ -459,6 +459,11 @@ export class TestNode {
     return { epoch, generation, token, channelId };
   }
 
+  /** Says Withdraw of an opening. */
+  withdraw(opening: bigint, epoch: bigint): void {
+    this.#registry!.write({ message: { case: "withdraw", value: { channel: 0n, opening, epoch } } });
+  }
+
   /** Tells dualopend to look at the chain rows. */
   lookAgain(height: number): void {
     this.#registry!.write({ message: { case: "lookAgain", value: { channel: 0n, height } } });
