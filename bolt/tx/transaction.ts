@@ -51,7 +51,7 @@ export function txidOf(tx: Transaction): Uint8Array {
 
 /** A txid as RPCs and people write it: reversed, in hex. */
 export function txidToDisplay(txid: Uint8Array): string {
-  return bytesToHex(txid.slice().reverse());
+  return bytesToHex(Uint8Array.from(txid).reverse());
 }
 
 /** A txid in hashing order from the form in which RPCs and people write it. Throws unless 32 bytes of hex. */

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { bytesToHex, concatBytes } from "@noble/hashes/utils.js";
 import fc from "fast-check";
 import { sat } from "bolt/units.ts";
@@ -49,4 +50,11 @@ Deno.test("outpoints differ by txid or by index", () => {
   assert.equal(sameOutPoint(a, { txid: new Uint8Array(32), vout: 0 }), true);
   assert.equal(sameOutPoint(a, { ...a, vout: 1 }), false);
   assert.equal(sameOutPoint(a, { ...a, txid: new Uint8Array(32).fill(1) }), false);
+});
+
+Deno.test("txidToDisplay leaves its argument alone, a Buffer too: the slice of one is no copy", () => {
+  const txid = Buffer.from(new Uint8Array(32).map((_, i) => i));
+  const display = txidToDisplay(txid);
+  assert.equal(txidToDisplay(txid), display);
+  assert.equal(txid[0], 0);
 });

@@ -40,7 +40,7 @@ export function readBlock(hex: string, hash: Uint8Array): CheckedBlock {
     throw new RpcMixedUp("bitcoind's block cannot be read", { cause: error });
   }
   if (!sameBytes(sha256(sha256(raw.subarray(0, HEADER_LENGTH))), hash)) {
-    throw new RpcMixedUp(`bitcoind gave another block than ${bytesToHex(hash.slice().reverse())}`);
+    throw new RpcMixedUp(`bitcoind gave another block than ${bytesToHex(Uint8Array.from(hash).reverse())}`);
   }
   if (block.prevHash === undefined || block.transactions === undefined || !block.checkTxRoots()) {
     throw new RpcMixedUp("the transactions of bitcoind's block are not those of its header");

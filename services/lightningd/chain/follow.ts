@@ -102,7 +102,7 @@ export class Follower {
           if (tip === undefined) return;
           await rpc.call("waitfornewblock", {
             timeout: LONG_POLL_MS,
-            current_tip: bytesToHex(tip.hash.slice().reverse()),
+            current_tip: toDisplay(tip.hash),
           }, { timeoutMs: LONG_POLL_MS + CALL_TIMEOUT_MS, retryMs: 0, signal });
           return;
         case "blind":
@@ -344,7 +344,7 @@ function fromDisplay(hash: string): Uint8Array {
 }
 
 function toDisplay(hash: Uint8Array): string {
-  return bytesToHex(hash.slice().reverse());
+  return bytesToHex(Uint8Array.from(hash).reverse());
 }
 
 function sleep(ms: number, signal: AbortSignal): Promise<void> {
