@@ -61,7 +61,9 @@ export async function testAccept(
   }
   let answer: unknown;
   try {
-    answer = await rpc.call("testmempoolaccept", [[bytesToHex(tx)], ANY_FEERATE]);
+    answer = await rpc.call("testmempoolaccept", [[bytesToHex(tx)], ANY_FEERATE], {
+      retryMs: SEND_RETRY_MS,
+    });
   } catch (error) {
     if (!(error instanceof RpcError)) throw error;
     return { verdict: "not_now", detail: sanitize(error.text) };

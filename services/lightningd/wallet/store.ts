@@ -38,9 +38,9 @@ export async function nextKeyIndex(sql: Sql, change: boolean): Promise<number> {
 /** Stores a key as handed out; throws a unique violation when somebody else did. One statement, fenced. */
 export async function insertKey(sql: Sql, epoch: bigint, key: KeyRow): Promise<void> {
   const rows = await sql`
-    with leading as (select 1 from leader where epoch = ${epoch} for share)
+    with led as (select 1 from leader where epoch = ${epoch} for share)
     insert into wallet_keys (change, key_index, script)
-    select ${key.change}, ${BigInt(key.keyIndex)}, ${key.script} from leading
+    select ${key.change}, ${BigInt(key.keyIndex)}, ${key.script} from led
     returning key_index`;
   if (rows.length === 0) throw aborted("LEADER_LOST", "another lightningd leads now");
 }
@@ -114,7 +114,7 @@ export async function readCoins(sql: Sql): Promise<CoinRow[]> {
       exists (select 1 from spends s where s.txid = o.txid and s.vout = o.vout)
         or exists (
           select 1 from wallet_tx_inputs i join wallet_txs w using (txid)
-          where i.prev_txid = o.txid and i.prev_vout = o.vout and w.broadcast
+          where i.prev_txid = o.txid and i.prev_vout = o.vout and (w.broadcast or w.kind = 'deposit')
             and i.txid not in (select d.txid from dead d)
         ) as spent,
       r.purpose, r.opening, r.channel, r.until_height
@@ -184,19 +184,16 @@ export interface StoredTx {
   readonly inputs: readonly OutPoint[];
 }
 
-/** Stores a transaction with its inputs. Answers false when it is stored already. */
-export async function insertTransaction(sql: Sql, tx: StoredTx): Promise<boolean> {
-  const rows = await sql`
-    insert into wallet_txs (txid, raw, kind, broadcast) values (${tx.txid}, ${tx.raw}, ${tx.kind}, ${tx.broadcast})
-    on conflict do nothing returning txid`;
-  if (rows.length === 0) return false;
+/** Stores a transaction with its inputs; throws a unique violation when it is stored already. */
+export async function insertTransaction(sql: Sql, tx: StoredTx): Promise<void> {
+  await sql`
+    insert into wallet_txs (txid, raw, kind, broadcast) values (${tx.txid}, ${tx.raw}, ${tx.kind}, ${tx.broadcast})`;
   for (const { txid, vout } of tx.inputs) {
     await sql`
       insert into wallet_tx_inputs (txid, prev_txid, prev_vout) values (${tx.txid}, ${txid}, ${
       BigInt(vout)
     })`;
   }
-  return true;
 }
 
 /** Stores the signed form; from here on it is sent again until it is deep. */

@@ -127,9 +127,15 @@ export interface WalletOptions {
   readonly random?: () => number;
 }
 
-/** Makes the wallet. Call `reconcile` once before use. */
+/** Makes the wallet. Call `reconcile` once before use; it calls itself at each block. */
 export function createWallet(options: WalletOptions): WalletApi {
-  return new RowWallet(options);
+  const wallet = new RowWallet(options);
+  options.chain.onTip(() => {
+    wallet.reconcile().catch((error) =>
+      options.log.warn({ err: error }, "reservations are looked at again later")
+    );
+  });
+  return wallet;
 }
 
 /** A PSBT's outputs that are ours, by index. */
@@ -285,8 +291,11 @@ class RowWallet implements WalletApi {
         throw badParameter(`${name} is named twice`);
       }
       if (!this.#spendable(coin, 0)) throw badParameter(`${name} is ${this.#status(coin)}`);
-      const reserved = coin.reserved !== undefined && !(reservedOk && coin.reserved.purpose === "user");
-      if (reserved) throw badParameter(`${name} is reserved (${coin.reserved.purpose})`);
+      const purpose = coin.reserved?.purpose;
+      // An attempt's coin is what openchannel_bump needs; signpsbt never signs it.
+      const reserved = purpose !== undefined &&
+        !(reservedOk && (purpose === "user" || purpose === "attempt"));
+      if (reserved) throw badParameter(`${name} is reserved (${purpose})`);
       return coin;
     });
   }
@@ -653,7 +662,7 @@ class RowWallet implements WalletApi {
     const paid = request.amount === "all" ? 0n : request.amount;
     let excess = total - paid - feeCeil(feerate, weight(finalWeight));
     const outputs: { script: Uint8Array; amount: Sat }[] = [];
-    if (request.excessAsChange === true && request.amount !== "all") {
+    if (request.excessAsChange === true) {
       const withChange = finalWeight + outputWeight(CHANGE_LENGTH);
       const change = total - paid - feeCeil(feerate, weight(withChange));
       if (change >= P2TR_DUST) {
@@ -680,6 +689,10 @@ class RowWallet implements WalletApi {
     return await this.#transaction(async (sql) => {
       const changes: ReservationChange[] = [];
       for (const { outpoint, reserved } of coins) {
+        if (reserved?.purpose === "attempt") {
+          changes.push({ outpoint, wasReserved: true, reserved: true });
+          continue;
+        }
         const from = reserved?.untilHeight === undefined ? tip : Math.max(tip, reserved.untilHeight);
         const until = from + blocks;
         if (reserved === undefined) {
@@ -877,6 +890,13 @@ class RowWallet implements WalletApi {
           },
         );
       }
+      const txid = txidOf(unsigned);
+      const [known] = await store.readTransactions(this.options.sql, [txid]);
+      if (known !== undefined) {
+        // Sent before: others may have it, so a refusal undoes nothing.
+        await this.#send(txid, known.raw, () => Promise.resolve());
+        return { tx: known.raw, txid };
+      }
       const coins = await this.#coinsOf(psbt);
       for (const coin of coins) {
         if (coin.reserved === undefined || coin.reserved.purpose === "user") continue;
@@ -885,7 +905,10 @@ class RowWallet implements WalletApi {
         });
       }
       const tx = finalize(psbt);
-      const [raw, txid] = [tx.toBuffer(), txidOf(tx)];
+      if (!sameBytes(txidOf(tx), txid)) {
+        throw badPsbt("an input that is not segwit changes the transaction's id");
+      }
+      const raw = tx.toBuffer();
       const outputs = tx.outs.map((out) => ({ script: out.script, amount: requireSat(out.value) }));
       const own = ownOutputs(
         outputs,
@@ -893,14 +916,13 @@ class RowWallet implements WalletApi {
       );
       const tip = this.options.chain.height();
       await this.#transaction(async (sql) => {
-        const fresh = await store.insertTransaction(sql, {
+        await store.insertTransaction(sql, {
           txid,
           raw,
           kind: "psbt",
           broadcast: true,
           inputs: outpointsOf(tx),
         });
-        if (!fresh) return;
         await store.insertOutputs(sql, txid, ownedOutputs(outputs, own));
         for (const { outpoint } of coins) {
           await store.deleteUserReservation(sql, outpoint);
