@@ -16,6 +16,9 @@ export const MAX_REQUEST_DEPTH = 16;
 export const MAX_UNDER_WAY = 32;
 /** Connections at once; more are closed. */
 export const MAX_CONNECTIONS = 256;
+/** How long, and how much, a caller that broke the rules may still say before it is hung up on. */
+const LINGER_MS = 2_000;
+const LINGER_BYTES = 64 * 1024 * 1024;
 const READ_BYTES = 64 * 1024;
 const SOCKET_MODE = 0o600;
 /** What divides two answers. */
@@ -124,12 +127,28 @@ class Connection {
         if (!(error instanceof DocumentError)) throw error;
         // Where the next request begins cannot be known any more.
         await this.#say(failure(null, PARSE_ERROR, error.message));
+        await this.#linger(buffer);
         return;
       }
       for (const text of texts) await this.#take(text);
     }
     if (documents.unfinished) await this.#say(failure(null, PARSE_ERROR, "a request ends too early"));
     await Promise.all(this.#under);
+  }
+
+  /** Closing on unread bytes would take the last answer away from the caller: they are read and dropped, for a while. */
+  async #linger(buffer: Uint8Array): Promise<void> {
+    if ("closeWrite" in this.socket) await this.socket.closeWrite();
+    const timer = setTimeout(() => close(this.socket), LINGER_MS);
+    try {
+      for (let left = LINGER_BYTES; left > 0;) {
+        const length = await this.socket.read(buffer);
+        if (length === null) return;
+        left -= length;
+      }
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   async #take(text: string): Promise<void> {
