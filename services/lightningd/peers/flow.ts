@@ -64,6 +64,8 @@ export interface FlowOptions {
   readonly features: Features;
   readonly limits: OpenLimits;
   readonly feerateKnown: () => Promise<boolean>;
+  /** The chain looks for attempts that are younger than blocks which may hold them. */
+  readonly scanNewAttempts: () => Promise<void>;
   /** Reservations whose holder is gone are released. */
   readonly reconcileWallet: () => Promise<void>;
   /** What must end this process: the leadership or the database is gone. */
@@ -302,6 +304,9 @@ export class Flow {
   /** An owner's rows changed. */
   channelChanged(subd: Subd, changed: ChannelChanged): void {
     const { live } = this.options;
+    this.options.scanNewAttempts().catch((error) =>
+      this.options.log.warn({ err: error }, "attempts are scanned later")
+    );
     const owner = live.owner("channel", changed.channel) ?? live.owner("opening", changed.opening);
     if (owner === undefined || owner.instance !== subd.instance || owner.epoch !== changed.epoch) return;
     this.#queueTend(owner.peer);
@@ -491,10 +496,13 @@ export class Flow {
     }
     for (const owner of owners) if (!kept.has(owner)) live.dropOwner(owner);
     // What has an owner in its rows and no attachment lost its subd while we were away.
+    let lost = false;
     for (const row of rows) {
       if (row.generation !== held.generation || live.owner("channel", row.channel) !== undefined) continue;
       const kind = ownerOf(row.state);
-      if (kind !== undefined) peer.begun.add(begunKey(row.channel, kind));
+      if (kind === undefined || row.error_text !== null) continue;
+      peer.begun.add(begunKey(row.channel, kind));
+      lost = true;
     }
     for (const opening of openings) {
       if (opening.channel !== null || live.owner("opening", opening.opening) !== undefined) continue;
@@ -505,7 +513,8 @@ export class Flow {
         "interrupted",
       );
     }
-    await this.#tend(peer);
+    if (lost) this.#bounce(peer, "the subd of a channel was lost");
+    else await this.#tend(peer);
   }
 
   /** Of a registered subd its own word; of one that is not, what the channel's state says. */
@@ -926,6 +935,8 @@ export class Flow {
       case "open":
         return await this.#open(peer, spoke);
       case "final":
+        // A channel that waits for the next connection gets it.
+        if (verdict.hangUp && row !== undefined && peer.closing === false) peer.closing = "bounce";
         return this.#say(peer, spoke.channelId, verdict.messages, spoke.spokeId, verdict.hangUp);
       case "wait":
         return this.#wait(peer, spoke);
@@ -983,7 +994,7 @@ export class Flow {
     spokeId: bigint,
     hangUp: boolean,
   ): void {
-    if (hangUp) peer.closing = "closing";
+    if (hangUp && peer.closing === false) peer.closing = "closing";
     this.options.live.toPeer(peer, {
       message: {
         case: "peerFinalMsg",

@@ -97,6 +97,7 @@ export class PeerRoom implements Peers {
         perWindow: DEFAULT_OPENS_PER_WINDOW,
       },
       feerateKnown: () => chain.feerates().then(() => true, () => false),
+      scanNewAttempts: () => chain.scanNewAttempts(),
       reconcileWallet: () => wallet.reconcile(),
       onError: options.onFatal,
     });
