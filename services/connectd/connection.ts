@@ -2,6 +2,7 @@
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { unreachable } from "bolt/result.ts";
 import type { InitContent } from "bolt/wire/init.ts";
+import { messageName, messageTypeOf } from "bolt/wire/messages.ts";
 import type { Logger } from "common/log.ts";
 import type { ControlClock } from "./clock.ts";
 import type { Attachments } from "./attach.ts";
@@ -289,6 +290,7 @@ export class Connection {
   }
 
   async #handleWithFaults(faults: Faults, message: Uint8Array): Promise<void> {
+    this.#trace("in", message);
     const verdict = faults.judge("in", message);
     switch (verdict.kind) {
       case "pass":
@@ -483,6 +485,7 @@ export class Connection {
     const { faults } = this.around;
     for (const [index, message] of messages.entries()) {
       if (this.#blackhole || chunk.then !== "go_on") return;
+      if (faults !== undefined) this.#trace("out", message);
       const verdict = faults?.judge("out", message) ?? { kind: "pass" };
       switch (verdict.kind) {
         case "pass":
@@ -515,6 +518,14 @@ export class Connection {
           unreachable(verdict);
       }
     }
+  }
+
+  /** In developer mode: what is said, by name only, before any fault is done to it. */
+  #trace(direction: "in" | "out", message: Uint8Array): void {
+    if (!this.#log.enabled("trace")) return;
+    const type = messageTypeOf(message);
+    const name = type === undefined ? undefined : messageName(type) ?? String(type);
+    this.#log.trace({ direction, message: name }, "message");
   }
 
   #seal(chunk: Chunk, message: Uint8Array): void {
