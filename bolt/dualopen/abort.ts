@@ -25,7 +25,7 @@ function failed(detail: string, byPeer: boolean): Action {
  * open is gone with it; an RBF leaves the channel and its earlier attempts as they were.
  */
 function takeBack(state: DualOpenState, detail: string, byPeer: boolean): Step | undefined {
-  if (state.negotiation !== null) {
+  if (state.negotiation !== null || isFresh(state)) {
     return to(
       { ...state, negotiation: null },
       { type: "store", step: { type: "drop_opening" } },
@@ -51,6 +51,11 @@ function takeBack(state: DualOpenState, detail: string, byPeer: boolean): Step |
     { type: "store", step: { type: "abort_attempt", seq: attempt.seq, state: next } },
     failed(detail, byPeer),
   );
+}
+
+/** Whether this is an opening before its first message: its row is there, and nothing else. */
+export function isFresh(state: DualOpenState): boolean {
+  return nothingLeft(state) && !state.awaitingAbortEcho;
 }
 
 /** Whether the final channel id is not known to both yet. */

@@ -8,7 +8,7 @@
 import { unreachable } from "bolt/result.ts";
 import { printableText } from "bolt/wire/error_text.ts";
 import type { Message } from "bolt/wire/messages.ts";
-import { abort, failChannel, onError, onTxAbort } from "./abort.ts";
+import { abort, failChannel, isFresh, onError, onTxAbort } from "./abort.ts";
 import { onConfirmedResult, onInteractiveMessage, onUpdate } from "./construct.ts";
 import type { Input } from "./inputs.ts";
 import { onChain, onChannelReady, onFundingLocked, onShutdown, startShutdown } from "./lockin.ts";
@@ -124,7 +124,7 @@ export function step(state: DualOpenState, input: Input): Step {
 
 /** An unsaved negotiation dies with its connection; a saved channel waits in its rows. */
 function onDisconnected(state: DualOpenState): Step {
-  const dropped: Step = state.negotiation === null ? to(state) : to(
+  const dropped: Step = state.negotiation === null && !isFresh(state) ? to(state) : to(
     { ...state, negotiation: null },
     { type: "store", step: { type: "drop_opening" } },
     { type: "outcome", outcome: { type: "failed", detail: "the peer disconnected", byPeer: true } },

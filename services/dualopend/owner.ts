@@ -211,12 +211,11 @@ export async function loadOwner(host: OwnerHost, assigned: Assigned, node: NodeF
 export class Owner {
   readonly peerId: Uint8Array;
   readonly epoch: bigint;
-  /** What connectd must present, and which connection it may speak for. Replaced when lightningd says so. */
-  token: Uint8Array;
-  generation: bigint;
-
   readonly #host: OwnerHost;
-  readonly #log: Logger;
+  /** What connectd must present, and which connection it may speak for. */
+  #token: Uint8Array;
+  #generation: bigint;
+  #log: Logger;
   readonly #signer: Signer;
   readonly #stopped: AbortController;
   readonly #localAlias: bigint;
@@ -244,8 +243,8 @@ export class Owner {
     this.#host = host;
     this.peerId = assigned.peerId;
     this.epoch = assigned.epoch;
-    this.token = assigned.token;
-    this.generation = assigned.generation;
+    this.#token = assigned.token;
+    this.#generation = assigned.generation;
     this.#channel = assigned.channel;
     this.#opening = assigned.opening;
     this.#assignedOpening = assigned.opening;
@@ -259,7 +258,27 @@ export class Owner {
     this.#stopped = loaded.stopped;
     this.#openTimeoutMs = loaded.openTimeoutMs;
     this.#attached.promise.catch(() => {});
-    this.#log = host.log.child({ peer: bytesToHex(this.peerId), channel: bytesToHex(this.channelId) });
+    this.#log = this.#logFor(this.channelId);
+  }
+
+  #logFor(channelId: Uint8Array): Logger {
+    return this.#host.log.child({ peer: bytesToHex(this.peerId), channel: bytesToHex(channelId) });
+  }
+
+  /** 32 bytes that lightningd drew for the next attachment; empty for none. */
+  get token(): Uint8Array {
+    return this.#token;
+  }
+
+  /** The connection that it was assigned for. */
+  get generation(): bigint {
+    return this.#generation;
+  }
+
+  /** The same epoch again: nothing but the attachment may differ. */
+  assignedAgain({ token, generation }: Pick<Assigned, "token" | "generation">): void {
+    this.#token = token;
+    this.#generation = generation;
   }
 
   /** The machine's state, for listings and answers. */
@@ -539,6 +558,7 @@ export class Owner {
       case "send":
         return this.#attachment?.send(action.message);
       case "rekey":
+        this.#log = this.#logFor(action.channelId);
         return this.#attachment?.rekey(action.channelId);
       case "plan_open":
         return await this.#planOpen(action);
@@ -808,12 +828,13 @@ export class Owner {
     return channel;
   }
 
-  /** A negotiation, an abort without its echo, and signatures that are outstanding must move within the policy's time. */
+  /** An opening, a negotiation, an abort without its echo, and signatures that are outstanding must move within the policy's time. */
   #watchTime(moved: boolean): void {
     const { negotiation, awaitingAbortEcho, channel, link } = this.#state;
     const attempt = channel === null ? undefined : currentAttempt(channel);
     const signing = attempt !== undefined && !weSigned(attempt) && link.type === "up";
-    const watched = !this.#over && (negotiation !== null || awaitingAbortEcho || signing);
+    const unsaved = channel === null && link.type !== "down";
+    const watched = !this.#over && (negotiation !== null || awaitingAbortEcho || unsaved || signing);
     if (this.#cancelTimer !== null && (!watched || moved)) {
       this.#cancelTimer();
       this.#cancelTimer = null;

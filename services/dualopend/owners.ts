@@ -1,5 +1,5 @@
 /** Everything that this replica owns, and how it comes and goes. */
-import { bytesToHex } from "@noble/hashes/utils.js";
+import { sameBytes } from "bolt/tx/transaction.ts";
 import type { Logger } from "common/log.ts";
 import type { HeldChannel } from "gen/arcus/subd/v1/subd_pb.ts";
 import { type Assigned, type Ended, loadOwner, type NodeFacts, type Owner, type OwnerHost } from "./owner.ts";
@@ -50,8 +50,7 @@ export class Owners {
     const held = this.find(assigned);
     if (held !== undefined && assigned.epoch < held.epoch) return `EPOCH_STALE: ${key} is at ${held.epoch}`;
     if (held !== undefined && assigned.epoch === held.epoch) {
-      held.token = assigned.token;
-      held.generation = assigned.generation;
+      held.assignedAgain(assigned);
       return "";
     }
     if (held !== undefined) {
@@ -97,7 +96,7 @@ export class Owners {
 
   /** By channel, else by opening. */
   find(which: { readonly channel: bigint; readonly opening: bigint }): Owner | undefined {
-    return [...this.#owners].find((owner) =>
+    return this.#first((owner) =>
       which.channel !== 0n
         ? owner.channel === which.channel
         : which.opening !== 0n && owner.opening === which.opening
@@ -106,15 +105,18 @@ export class Owners {
 
   /** By the channel id that connectd and users know. */
   findById(channelId: Uint8Array): Owner | undefined {
-    const wanted = bytesToHex(channelId);
-    return [...this.#owners].find((owner) => bytesToHex(owner.channelId) === wanted);
+    return this.#first((owner) => sameBytes(owner.channelId, channelId));
   }
 
   /** By the token that lightningd drew for this attachment; an empty one is nobody's. */
   findByToken(token: Uint8Array): Owner | undefined {
     if (token.length === 0) return undefined;
-    const wanted = bytesToHex(token);
-    return [...this.#owners].find((owner) => bytesToHex(owner.token) === wanted);
+    return this.#first((owner) => sameBytes(owner.token, token));
+  }
+
+  #first(matches: (owner: Owner) => boolean): Owner | undefined {
+    for (const owner of this.#owners) if (matches(owner)) return owner;
+    return undefined;
   }
 
   all(): readonly Owner[] {

@@ -493,3 +493,147 @@ Deno.test("mined while a replacement is half negotiated: it is aborted, and the 
     assert.equal(await node.leftovers(), 0);
   }
 });
+
+/** Numbers of messages (BOLT 2). */
+const [CHANNEL_READY, TX_ABORT, COMMITMENT_SIGNED] = [36, 74, 132];
+
+/** A message of this number for a channel, with this after the channel id. */
+function frame(type: number, channelId: Uint8Array, rest: Uint8Array): Uint8Array {
+  return Uint8Array.of(type >> 8, type & 0xff, ...channelId, ...rest);
+}
+
+Deno.test("a bad first commitment_signed: tx_abort, and neither side keeps a row or an input", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  const { b } = nodes.wire.ends;
+  const deliver = b.deliver.bind(b);
+  b.deliver = (data) => {
+    const bad = data.slice();
+    // A byte in the middle of the signature, behind type and channel id.
+    if (data[1] === COMMITMENT_SIGNED && data[0] === 0) bad[60]! ^= 1;
+    deliver(bad);
+  };
+  const error = await rejected(nodes.openInit(assignment, true));
+  assert.match(error.message, /signature of commitment_signed/);
+  for (const node of [alice, bob]) {
+    await node.released(Released_Reason.OPEN_FAILED);
+    assert.equal(await node.channelRow(), undefined);
+    const [row] = await node.sql<{ n: bigint }[]>`SELECT count(*) AS n FROM reservations`;
+    assert.equal(row!.n, 0n);
+  }
+  assert.equal(b.sent.includes("tx_abort"), true);
+});
+
+Deno.test("tx_abort after our tx_signatures is echoed and forgets nothing; an early channel_ready locks nothing", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  const [attempt] = await nodes.complete();
+  const { a } = nodes.wire.ends;
+  a.peer = undefined;
+  const { channel_id: channelId } = (await alice.channelRow())!;
+  nodes.wire.ends.a.deliver(frame(TX_ABORT, channelId, Uint8Array.of(0, 2, 104, 105)));
+  await waitFor(() => a.sent.at(-1) === "tx_abort", { what: "the echo" });
+  assert.equal((await alice.attempts())[0]?.aborted, false);
+  const { keys } = await bob.hsmd.getChannelKeys({
+    channelKeyId: bob.keyId,
+    paymentKeyIndex: bob.paymentKeyIndex,
+  });
+  const before = a.durable;
+  a.deliver(frame(CHANNEL_READY, channelId, keys!.secondPerCommitmentPoint));
+  await waitFor(() => a.durable > before, { what: "channel_ready is stored" });
+  const row = await alice.channelRow();
+  assert.deepEqual([row?.state, row?.locked_attempt], ["DUALOPEND_AWAITING_LOCKIN", null]);
+  const error = await rejected(bump(alice, 110_000n, 1500));
+  assert.match(error.message, /channel_ready was exchanged/);
+  await alice.mine(attempt!.txid);
+  await alice.released(Released_Reason.LOCKED);
+});
+
+/** Makes every write of this kind fail until it is undone, as a full disk would. */
+async function breakWrites(
+  node: TestNode,
+  table: "channels" | "funding_attempts",
+  kind: "INSERT" | "UPDATE",
+) {
+  await node.sql.unsafe(`
+    CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+    CREATE TRIGGER broken BEFORE ${kind} ON ${table} EXECUTE FUNCTION broken()`);
+  return () => node.sql.unsafe(`DROP FUNCTION broken CASCADE`);
+}
+
+Deno.test("our database fails at the first row: the peer hears tx_abort, nothing is left on either side", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  await breakWrites(bob, "channels", "INSERT");
+  await rejected(nodes.openInit(assignment, true));
+  for (const node of [alice, bob]) {
+    await node.released(Released_Reason.OPEN_FAILED);
+    assert.equal(await node.channelRow(), undefined);
+    assert.equal(await node.leftovers(), 0);
+  }
+  assert.equal(nodes.wire.ends.b.sent.includes("commitment_signed"), false);
+  assert.equal(nodes.wire.ends.b.sent.at(-1), "tx_abort");
+});
+
+Deno.test("our database fails at a saved channel: the owner lets go and says nothing; the next one goes on", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  const assignment = await nodes.prepare();
+  const repair = await breakWrites(bob, "funding_attempts", "UPDATE");
+  const command = nodes.openInit(assignment, true).then(() => undefined, (error) => error);
+  await bob.released(Released_Reason.PEER_GONE);
+  await waitFor(nodes.wire.ends.b.ended.promise, { what: "the end of bob's attachment" });
+  const last = nodes.wire.ends.b.said.at(-1);
+  assert(last?.case === "fail");
+  assert.deepEqual([last.value.messages.length, last.value.wantHangUp], [0, true]);
+  assert.equal(nodes.wire.ends.b.sent.includes("tx_signatures"), false);
+  nodes.wire.cut();
+  await nodes.wire.over();
+  assert.ok(await command instanceof ArcusError);
+  await repair();
+  await nodes.reconnect();
+  const [attempt] = await nodes.complete();
+  assert.equal(attempt!.aborted, false);
+  assert.notEqual(await alice.channelRow(), undefined);
+});
+
+Deno.test("a frame that is missing ends the attachment", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { bob } = nodes;
+  await nodes.prepare();
+  const { b } = nodes.wire.ends;
+  await waitFor(() => b.attached, { what: "bob is attached" });
+  b.stream.write({
+    message: { case: "frame", value: { inSeq: 2n, data: Uint8Array.of(0, 64), replayed: false } },
+  });
+  assert.equal((await waitFor(b.ended.promise, { what: "the end" })).reason, "FRAME_GAP");
+  await bob.released(Released_Reason.OPEN_FAILED);
+  assert.equal(await bob.leftovers(), 0);
+});
+
+Deno.test("an open_channel2 that cannot be read: error, and the opening is gone", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { bob } = nodes;
+  const { channelId } = await nodes.prepare();
+  const { b } = nodes.wire.ends;
+  b.peer = undefined;
+  // open_channel2 (64) that ends after its temporary channel id.
+  b.deliver(frame(64, channelId, new Uint8Array(3)));
+  await bob.released(Released_Reason.OPEN_FAILED);
+  await waitFor(b.ended.promise, { what: "the end" });
+  assert.deepEqual(b.sent, ["error"]);
+  assert.equal(await bob.leftovers(), 0);
+});
+
+Deno.test("a peer that never opens: the policy's time ends the opening", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { bob } = nodes;
+  await nodes.prepare();
+  await waitFor(() => nodes.wire.ends.b.attached && bob.timer.armed === 1, { what: "bob's timer" });
+  bob.timer.fire();
+  await bob.released(Released_Reason.OPEN_FAILED);
+  assert.equal(await bob.leftovers(), 0);
+});
