@@ -126,7 +126,8 @@ export function acceptOpen(state: DualOpenState, open: OpenChannel2, entropy: Ui
     channel_type: params.channelType,
   };
   const channelId = channelIdV2(params.local.revocationBasepoint, params.remote.revocationBasepoint);
-  const accepted = to({ ...state, channelId }, send(accept), { type: "rekey", channelId }, {
+  // The new id is known before the peer can use it: it answers accept_channel2 at once.
+  const accepted = to({ ...state, channelId }, { type: "rekey", channelId }, send(accept), {
     type: "progress",
   });
   return andThen(accepted, (s) =>
