@@ -2,6 +2,7 @@
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { sameBytes } from "bolt/tx/transaction.ts";
 import { chainHash, type Network } from "bolt/wire/chain_hash.ts";
+import { ArcusError } from "common/grpc/errors.ts";
 import type { ServiceClient } from "common/grpc/client.ts";
 import type { Logger } from "common/log.ts";
 import type { Sql } from "common/pg/client.ts";
@@ -102,7 +103,14 @@ export async function bindHsmd(
     databaseId: node.databaseId,
     expectedMemoryId: Uint8Array.from(row.hsmd_memory_id),
     expectedHighWater: row.high_water,
-  }, { waitForReady: true });
+  }, { waitForReady: true }).catch((error) => {
+    if (error instanceof ArcusError && error.reason === "FOREIGN_DATABASE") {
+      throw new WrongNodeError(
+        "hsmd's memory belongs to another database: this one was copied, or made anew",
+      );
+    }
+    throw error;
+  });
   if (info === undefined) throw new Error("hsmd bound without saying who it is");
   if (!info.trusted) {
     log.error(
@@ -165,6 +173,7 @@ export function followHsmd(
       away = false;
     } catch (error) {
       if (stopped) return;
+      if (error instanceof WrongNodeError) return options.onFatal(error);
       if (!away) log.warn({ err: error }, "hsmd does not answer");
       away = true;
     }

@@ -61,7 +61,7 @@ function later(detail: string): Assigned & { readonly type: "later" } {
 
 /** Assigns channels and openings. */
 export class Assigner {
-  /** Highest epochs that hsmd is known to have, by channel_key_id. */
+  /** Epochs that hsmd had and rows perhaps have not, by channel_key_id. */
   readonly #hsmdEpochs = new Map<string, bigint>();
   readonly #pending = new Map<
     bigint,
@@ -183,8 +183,8 @@ export class Assigner {
           job.failure = later("hsmd answered for another channel");
           continue;
         }
-        this.#learn(memory);
         if (memory.refused) {
+          this.#learn(memory);
           if (memory.refusal === "EPOCH_STALE" && round < MAX_EPOCH_ROUNDS) again.push(job);
           else job.failure = { type: "impossible", detail: `hsmd refuses this channel: ${memory.refusal}` };
         } else if (job.what.type === "channel") {

@@ -78,7 +78,7 @@ export class Flow {
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   readonly #retries = new Set<string>();
   /** Who waits for an attachment to start. */
-  readonly #started = new Map<string, (started: boolean) => void>();
+  readonly #started = new Map<string, Set<(started: boolean) => void>>();
   /** Peers that a connectd keeps connected, and which one. */
   readonly #important = new Map<string, string>();
   /** Where connectds listened, those that are gone included. */
@@ -109,7 +109,7 @@ export class Flow {
     this.#stopped = true;
     for (const timer of this.#timers) clearTimeout(timer);
     this.#timers.clear();
-    for (const wake of this.#started.values()) wake(false);
+    for (const key of this.#started.keys()) this.#wake(key, false);
     await this.#serial.idle();
   }
 
@@ -124,17 +124,25 @@ export class Flow {
   attached(owner: Owner, ms: number): Promise<boolean> {
     if (owner.attached) return Promise.resolve(true);
     const key = ownerKey(owner.type, owner.id);
+    const waiting = this.#started.get(key) ?? new Set();
+    this.#started.set(key, waiting);
     return new Promise((resolve) => {
       const settle = (started: boolean) => {
         clearTimeout(timer);
         this.#timers.delete(timer);
-        this.#started.delete(key);
+        waiting.delete(settle);
+        if (waiting.size === 0 && this.#started.get(key) === waiting) this.#started.delete(key);
         resolve(started);
       };
       const timer = setTimeout(() => settle(false), ms);
       this.#timers.add(timer);
-      this.#started.set(key, settle);
+      waiting.add(settle);
     });
+  }
+
+  #wake(key: string, started: boolean): void {
+    for (const settle of [...this.#started.get(key) ?? []]) settle(started);
+    this.#started.delete(key);
   }
 
   // ---------------------------------------------------------------------------------------------- connectd's events
@@ -258,7 +266,7 @@ export class Flow {
       if (peer === undefined || owner === undefined) return;
       owner.attached = true;
       if (owner.type === "channel") peer.begun.add(begunKey(owner.id, owner.kind));
-      this.#started.get(ownerKey(owner.type, owner.id))?.(true);
+      this.#wake(ownerKey(owner.type, owner.id), true);
     });
   }
 
@@ -548,7 +556,7 @@ export class Flow {
   #forgetConnection(peer: LivePeer): void {
     for (const owner of [...this.options.live.owners.values()]) {
       if (owner.peer !== peer.hex || owner.generation !== peer.generation) continue;
-      this.#started.get(ownerKey(owner.type, owner.id))?.(false);
+      this.#wake(ownerKey(owner.type, owner.id), false);
       this.options.live.dropOwner(owner);
     }
   }
@@ -568,7 +576,7 @@ export class Flow {
     live.subds.get(owner.instance)?.send({
       message: { case: "withdraw", value: { ...named, epoch: owner.epoch } },
     });
-    this.#started.get(ownerKey(owner.type, owner.id))?.(false);
+    this.#wake(ownerKey(owner.type, owner.id), false);
     live.dropOwner(owner);
   }
 
@@ -736,7 +744,7 @@ export class Flow {
     }
     const lost = ended.reason === AttachmentEnded_Reason.SUBD_LOST;
     if (owner !== undefined) {
-      this.#started.get(ownerKey(owner.type, owner.id))?.(false);
+      this.#wake(ownerKey(owner.type, owner.id), false);
       live.dropOwner(owner);
     }
     if (row !== undefined) return await this.#channelEnded(peer, row, owner, ended, rows, lost);
@@ -816,7 +824,7 @@ export class Flow {
         await store.dropOpening(released.opening, released.epoch);
         await this.options.reconcileWallet();
         live.dropOwner(owner);
-        this.#started.get(ownerKey(owner.type, owner.id))?.(false);
+        this.#wake(ownerKey(owner.type, owner.id), false);
         if (here !== undefined) await this.#tend(here);
         return;
       case Released_Reason.RBF_FAILED:

@@ -3,7 +3,7 @@ import { bytesToHex } from "@noble/hashes/utils.js";
 import { leastOwnRbfFeerate } from "bolt/interactive/rbf.ts";
 import { temporaryChannelIdV2 } from "bolt/keys/channel_id.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
-import type { FeeratePerKw, Sat } from "bolt/units.ts";
+import { type FeeratePerKw, type Sat, sat } from "bolt/units.ts";
 import { ANCHORS_STATIC_REMOTEKEY, encodeChannelType } from "bolt/wire/channel_type.ts";
 import { Features, hasFeature, isNegotiated } from "bolt/wire/features.ts";
 import { type Channel, client, dial, type ServiceClient } from "common/grpc/client.ts";
@@ -54,6 +54,8 @@ const NEGOTIATION_MS = 15 * 60_000;
 const LARGE_CHANNEL_SAT = 1n << 24n;
 /** Opens of our own are bounded by our coins, not by the limit for peers. */
 const NO_LIMIT = 1_000_000;
+/** Opens of ours that openchannel_update finds again; the oldest are forgotten. */
+const MAX_REMEMBERED = 1_000;
 /** How often stalled negotiations are looked for. */
 export const STALL_POLL_MS = 2_000;
 
@@ -372,7 +374,11 @@ export class Opens {
     request: OpenRequest,
     feerate: FeeratePerKw,
   ): void {
-    const ours = plan.contributionSat as Sat;
+    const ours = sat(plan.contributionSat);
+    for (const [key] of this.#remembered) {
+      if (this.#remembered.size < MAX_REMEMBERED) break;
+      this.#remembered.delete(key);
+    }
     this.#remembered.set(bytesToHex(response.channelId), {
       opening: response.opening,
       peerId: peer.peerId,
