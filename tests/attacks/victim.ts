@@ -1,0 +1,166 @@
+/**
+ * One real node that a whole file of hostile peers attacks, beside an honest one with two channels: one in use and one
+ * that waits for its block. Whatever the hostile peers do, those must not notice, and nothing may be left half.
+ */
+import assert from "node:assert/strict";
+import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
+import { ChannelState } from "gen/cln/primitives_pb.ts";
+import { type Candidate, channelOf, until } from "tools/node/commands.ts";
+import type { RunningNode } from "tools/node/launch.ts";
+import type { RegtestNode } from "tools/parts/mod.ts";
+import { bothNormal, fundedAndConnected, normalChannel, openedChannel } from "../lib/channels.ts";
+import { type CoinKind, type HostileCoin, realCoins } from "../lib/hostile_coins.ts";
+import { HostilePeer, type Verdict } from "../lib/hostile_peer.ts";
+import type { RawPeerOptions } from "../lib/raw_peer.ts";
+import { generationOf, type OpenRows, openRows } from "../lib/rows.ts";
+import { useWorlds, type World, type WorldOptions } from "../lib/world.ts";
+
+/** Coins of the hostile peers that are made at once; a file that needs more asks again. */
+const COINS_AT_ONCE = 40;
+const ROWS_DEADLINE_MS = 10_000;
+
+/** What a test gets. */
+export class Victim {
+  #coins: HostileCoin[] = [];
+
+  private constructor(
+    readonly world: World,
+    readonly usable: Candidate,
+    readonly waiting: Candidate,
+    readonly baseline: OpenRows,
+    readonly generation: bigint | undefined,
+    readonly pids: string,
+  ) {}
+
+  /** Makes the honest channels, and notes what is there. */
+  static async prepare(world: World, coins = 4): Promise<Victim> {
+    await fundedAndConnected(world, coins);
+    const usable = await normalChannel(world);
+    const waiting = await openedChannel(world);
+    const { alice, bob } = world;
+    return new Victim(
+      world,
+      usable,
+      waiting,
+      await openRows(alice),
+      await generationOf(alice, bob),
+      pidsOf(alice),
+    );
+  }
+
+  /** The node under attack. */
+  get node(): RunningNode {
+    return this.world.alice;
+  }
+
+  get chain(): RegtestNode {
+    return this.world.chain;
+  }
+
+  /** A stranger connects. */
+  connect(options?: RawPeerOptions): Promise<HostilePeer> {
+    return HostilePeer.connect(this.node, options);
+  }
+
+  /** Confirmed P2TR coins with keys, made before the honest channel waited for its block. */
+  async stock(kind: CoinKind = "p2tr", count = COINS_AT_ONCE): Promise<void> {
+    this.#coins.push(...await realCoins(this.chain, Array.from({ length: count }, () => kind)));
+  }
+
+  /** One of them. */
+  coin(): HostileCoin {
+    const coin = this.#coins.pop();
+    assert.ok(coin, "coins were stocked");
+    return coin;
+  }
+
+  /** Waits until the node has exactly the rows that it had before the attack. */
+  async nothingLeft(expected: OpenRows = this.baseline): Promise<void> {
+    let rows: OpenRows | undefined;
+    await until(
+      () => `rows ${JSON.stringify(expected)}; there are ${JSON.stringify(rows)}`,
+      async () => {
+        rows = await openRows(this.node);
+        return JSON.stringify(rows) === JSON.stringify(expected);
+      },
+      ROWS_DEADLINE_MS,
+    );
+  }
+
+  /** The honest peer never lost its connection, no process died, and both channels are as they were. */
+  async unharmed(): Promise<void> {
+    const { alice, bob } = this.world;
+    assert.equal(pidsOf(alice), this.pids, "no process died");
+    assert.ok(alice.processes.every((process) => process.running), "every process runs");
+    assert.equal(await generationOf(alice, bob), this.generation, "the honest peer's connection is the same");
+    for (const node of [alice, bob]) {
+      const usable = await channelOf(node, this.usable.channelId);
+      assert.equal(usable?.state, ChannelState.ChanneldNormal, `${node.name}: channel in use`);
+    }
+    const rows = await alice.sql<{ errorText: string | null }[]>`
+      SELECT error_text AS "errorText" FROM channels
+      WHERE channel_id IN (${hexToBytes(this.usable.channelId)}, ${hexToBytes(this.waiting.channelId)})`;
+    assert.deepEqual(rows.map(({ errorText }) => errorText), [null, null]);
+  }
+
+  /** {@link unharmed}, and the channel that waited locks in as if nothing had been. */
+  async locksIn(): Promise<void> {
+    await this.unharmed();
+    await this.chain.mine(1);
+    await bothNormal(this.world, this.waiting);
+  }
+}
+
+function pidsOf(node: RunningNode): string {
+  return node.processes.map((process) => process.pid).join();
+}
+
+/** A victim that a whole file shares: made at the first use, gone after the last test. */
+export async function useVictim(
+  options: WorldOptions = {},
+  prepare: (world: World) => Promise<Victim> = (world) => Victim.prepare(world),
+): Promise<Victim> {
+  const worlds = await useWorlds();
+  const over = Promise.withResolvers<void>();
+  const ready = Promise.withResolvers<Victim>();
+  const running = worlds.withWorld(async (world) => {
+    ready.resolve(await prepare(world));
+    await over.promise;
+  }, options);
+  running.catch(ready.reject);
+  Deno.test.afterAll(async () => {
+    over.resolve();
+    await running;
+  });
+  return await ready.promise;
+}
+
+/** A test on the shared node: its streams and timers outlive each test. */
+export function attack(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
+}
+
+/** What the node must have said. */
+export interface ExpectedVerdict {
+  readonly type: Verdict["type"];
+  readonly text: RegExp;
+}
+
+/** The node answers so, about this channel, and echoes of aborts are given; the connection is kept unless said otherwise. */
+export async function refuses(
+  peer: HostilePeer,
+  expected: ExpectedVerdict,
+  channelId: Uint8Array = peer.channelId,
+): Promise<void> {
+  const verdict = await peer.verdict();
+  assert.equal(verdict.type, expected.type, `${verdict.type}: ${verdict.text}`);
+  assert.match(verdict.text, expected.text);
+  assert.equal(verdict.channelId, bytesToHex(channelId), "the channel that it names");
+  if (verdict.type === "tx_abort") await peer.abort("acknowledged");
+}
+
+/** The connection lives, and nothing more was said. */
+export async function staysSilent(peer: HostilePeer): Promise<void> {
+  const before = await peer.raw.beforePong();
+  assert.deepEqual(before.map((bytes) => bytes.length), [], "messages that nobody expected");
+}
