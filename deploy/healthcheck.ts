@@ -7,7 +7,7 @@
 import { Buffer } from "node:buffer";
 import { connect } from "node:http2";
 
-const TIMEOUT_MS = 4_000;
+const TIMEOUT_MS = 8_000;
 /** An uncompressed, empty HealthCheckRequest: the health of the whole server. */
 const REQUEST = new Uint8Array(5);
 /** HealthCheckResponse { status: SERVING }, in its frame. */
