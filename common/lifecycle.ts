@@ -1,4 +1,5 @@
 /** Start, drain and end of a process that runs one daemon, or all of them. */
+import { beginLeaving } from "common/grpc/leaving.ts";
 import type { Logger } from "common/log.ts";
 
 /** The version of this build. */
@@ -96,6 +97,7 @@ export function createLifecycle({ log, exit = Deno.exit }: LifecycleOptions): Li
   const steps: Step[] = [];
   const controller = new AbortController();
   let stopped: Promise<void> | undefined;
+  let installed = false;
 
   const leave = (code: ExitCode): never => {
     log.flush();
@@ -109,6 +111,7 @@ export function createLifecycle({ log, exit = Deno.exit }: LifecycleOptions): Li
 
   const runAll = async (reason: string): Promise<void> => {
     log.info({ reason }, "stopping");
+    if (installed) beginLeaving();
     controller.abort();
     let clean = true;
     for (let step = steps.pop(); step !== undefined; step = steps.pop()) {
@@ -126,6 +129,7 @@ export function createLifecycle({ log, exit = Deno.exit }: LifecycleOptions): Li
     stop,
     fatal,
     install() {
+      installed = true;
       const onSignal = (name: string) => () => {
         if (stopped !== undefined) {
           log.warn({ signal: name }, "second signal: leaving at once");

@@ -18,6 +18,7 @@ import {
   status,
 } from "@grpc/grpc-js";
 import { ArcusError, fromStatus, unavailable } from "common/grpc/errors.ts";
+import { isLeaving } from "common/grpc/leaving.ts";
 import {
   decoder,
   encoder,
@@ -79,7 +80,10 @@ export interface Channel {
   readonly grpc: Client;
   /** Resolves when connected; rejects UNAVAILABLE after `deadlineMs`. */
   ready(deadlineMs: number): Promise<void>;
-  /** Gives up the connection; calls under way fail. */
+  /**
+   * Gives up the connection; calls under way fail. In a process that is stopping it does nothing: the exit closes it, without
+   * the GOAWAY that could kill the other end. Not for a server that lives on and is needed: see `leaving.ts`.
+   */
   close(): void;
 }
 
@@ -118,7 +122,9 @@ export function dial(address: string, options: DialOptions = {}): Channel {
               : reject(unavailable("NOT_CONNECTED", `no connection to ${address}`)),
         )
       ),
-    close: () => grpc.close(),
+    close: () => {
+      if (!isLeaving()) grpc.close();
+    },
   };
 }
 

@@ -233,7 +233,8 @@ export class Attachments {
 
   #ended(entry: Entry, error: ArcusError | undefined): void {
     this.#entries.delete(entry.id);
-    this.#release(entry.address, error !== undefined);
+    // Only a connection that is gone may be closed: GOAWAY could kill a subd that lives.
+    this.#release(entry.address, error?.reason === "UNAVAILABLE");
     if (!entry.live) return;
     entry.live = false;
     const detail = error === undefined ? "the subd ended the stream" : `${error.reason}: ${error.message}`;
