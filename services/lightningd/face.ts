@@ -1,5 +1,5 @@
 /** What lightningd does for the subds: the chain, the wallet, the funding policy. */
-import { requireBytes, requireField } from "common/grpc/check.ts";
+import { requireBytes } from "common/grpc/check.ts";
 import { aborted, alreadyExists, failedPrecondition, invalidArgument, notFound } from "common/grpc/errors.ts";
 import { implement, type ImplementedService } from "common/grpc/server.ts";
 import type { Logger } from "common/log.ts";
@@ -107,7 +107,9 @@ export function lightningdService(options: FaceOptions): ImplementedService {
       return { opening, commitment, minAcceptable, maxAcceptable, floor };
     },
     async openingProgress(request) {
-      if (!await store.progress(requireField(request.opening, "opening"), request.epoch)) throw stale();
+      if (await store.progress(request.opening, request.epoch)) return {};
+      // A negotiation that became an attempt has no row any more, and needs no timeout.
+      if (await store.opening(request.opening) !== undefined) throw stale();
       return {};
     },
   });

@@ -299,6 +299,8 @@ export class Assigner {
   }
 
   #ask(subd: Subd, assignment: AssignFields): Promise<string> {
+    // It may have gone while its epoch was raised, and whoever is gone answers nothing.
+    if (this.options.live.subds.get(subd.instance) !== subd) return Promise.resolve("it is gone");
     const assignId = ++this.#nextId;
     return new Promise((resolve) => {
       const timer = setTimeout(() => settle("no answer in time"), ASSIGN_MS);

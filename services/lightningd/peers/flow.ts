@@ -60,6 +60,7 @@ export interface FlowOptions {
   readonly assigner: Assigner;
   readonly hsmd: HsmdClient;
   readonly log: Logger;
+  readonly height: () => number;
   /** Our init features. */
   readonly features: Features;
   readonly limits: OpenLimits;
@@ -293,8 +294,13 @@ export class Flow {
         const row = channel !== 0n
           ? rows.find((candidate) => candidate.channel === channel)
           : openings.find((candidate) => candidate.opening === opening);
-        if (row?.owner_epoch === epoch) continue;
-        subd.send({ message: { case: "withdraw", value: { channel, opening, epoch } } });
+        if (row?.owner_epoch !== epoch) {
+          subd.send({ message: { case: "withdraw", value: { channel, opening, epoch } } });
+        } else if (channel !== 0n) {
+          // Blocks may have come while it could not hear of them.
+          const height = this.options.height();
+          subd.send({ message: { case: "lookAgain", value: { channel, height } } });
+        }
       }
     });
     this.tendAll();

@@ -330,6 +330,8 @@ flowTest("a restarted lightningd keeps peers and owners, and answers what was un
   await room.begin();
   const connectd = room.connectd("connectd");
   const subd = await room.subd("dualopend", "subd").hello([{ channel: channel.channel, epoch }]);
+  // Blocks may have come meanwhile.
+  assert.equal((await subd.inbox.next("lookAgain")).channel, channel.channel);
   const live = {
     peer: { peerId: peer, connection: 1n, remoteAddr: "127.0.0.1:19735" },
     generation,

@@ -90,6 +90,7 @@ export class PeerRoom implements Peers {
       assigner,
       hsmd,
       log,
+      height: () => chain.height(),
       features,
       limits: {
         perPeer: options.maxOpensPerPeer,
