@@ -141,10 +141,7 @@ export class TestNode {
       instance: `hsmd-${name}`,
       onFatal: (error) => assert.fail(error),
     });
-    stack.defer(async () => {
-      running.server.closeAfterClients();
-      await running.close();
-    });
+    stack.defer(() => running.close());
     const channel = dial(running.addresses[0]!);
     stack.defer(() => channel.close());
     const hsmd = client(Hsmd, channel);
@@ -206,7 +203,6 @@ export class TestNode {
     });
     const server: ArcusServer = createServer({ services: [registry, lightningd], log: this.log });
     this.#lightningdAddress = await server.listen("127.0.0.1:0");
-    this.#stack.defer(() => server.closeAfterClients());
   }
 
   #welcome(databaseId: Uint8Array): MessageInitShape<typeof RegisterResponseSchema> {
@@ -279,7 +275,6 @@ export class TestNode {
     if (running === undefined) return;
     this.#dualopend = undefined;
     await running.stop();
-    running.server.closeAfterClients();
   }
 
   get address(): string {
