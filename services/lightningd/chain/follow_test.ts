@@ -339,9 +339,10 @@ Deno.test("confirmed and unspent: only what is in a block and not spent there", 
 
 Deno.test("a lost bitcoind is waited for", async () => {
   await using one = await node();
-  await bitcoind.kill();
+  const restarting = bitcoind.restart();
+  await waitFor(() => bitcoind.height().then(() => false, () => true), { what: "bitcoind being away" });
   const syncing = one.chain.sync();
-  await bitcoind.restart();
+  await restarting;
   await syncing;
   await bitcoind.mineEmpty(1);
   await waitFor(async () => await rowHash(one) === await tipHash(), { what: "the block after the restart" });

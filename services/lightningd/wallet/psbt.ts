@@ -2,7 +2,7 @@
 import { Psbt, Transaction } from "bitcoinjs-lib";
 import { ArcusError, invalidArgument } from "common/grpc/errors.ts";
 import { encodeWitness } from "bolt/tx/witness.ts";
-import { type OutPoint, sameOutPoint, txidOf } from "bolt/tx/transaction.ts";
+import { type OutPoint, sameBytes, sameOutPoint, txidOf } from "bolt/tx/transaction.ts";
 import { isSat, type Sat } from "bolt/units.ts";
 import { INVALID_PARAMS } from "./address.ts";
 
@@ -36,15 +36,57 @@ export function badPsbt(message: string, cause?: unknown): ArcusError {
 export function readPsbt(base64: string): Psbt {
   if (base64.length > MAX_PSBT_LENGTH) throw badPsbt("the PSBT is too long");
   try {
-    return Psbt.fromBase64(base64.trim());
+    const bytes = Uint8Array.fromBase64(base64.trim());
+    return readWithoutInputs(bytes) ?? Psbt.fromBuffer(bytes);
   } catch (error) {
     throw badPsbt("not a version 0 PSBT in base64", error);
   }
 }
 
+/** Magic, length and type of the first key (the unsigned transaction), as every version 0 PSBT begins. */
+const PSBT_START = Uint8Array.fromHex("70736274ff0100");
+
+/**
+ * A PSBT without inputs, as addpsbtoutput makes it: its transaction begins like one with witnesses (no inputs look like
+ * BIP 144's marker), so bitcoinjs-lib cannot read it. Undefined for any other.
+ */
+function readWithoutInputs(bytes: Uint8Array): Psbt | undefined {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  let at = PSBT_START.length;
+  const compactSize = () => {
+    const first = view.getUint8(at++);
+    if (first < 0xfd) return first;
+    if (first !== 0xfd) throw new RangeError("too long");
+    at += 2;
+    return view.getUint16(at - 2, true);
+  };
+  if (!sameBytes(bytes.slice(0, at), PSBT_START)) return undefined;
+  const end = compactSize() + at;
+  const version = view.getInt32(at, true);
+  at += 4;
+  if (compactSize() !== 0) return undefined;
+  const psbt = new Psbt();
+  psbt.setVersion(version);
+  for (let left = compactSize(); left > 0; left--) {
+    const value = view.getBigUint64(at, true);
+    at += 8;
+    const length = compactSize();
+    psbt.addOutput({ script: bytes.slice(at, at + length), value });
+    at += length;
+  }
+  psbt.setLocktime(view.getUint32(at, true));
+  if (at + 4 !== end) throw new RangeError("the transaction is longer or shorter than it says");
+  return psbt;
+}
+
 /** The unsigned transaction inside. */
 export function unsignedTx(psbt: Psbt): Transaction {
-  return Transaction.fromBuffer(psbt.data.getTransaction());
+  const tx = new Transaction();
+  tx.version = psbt.version;
+  tx.locktime = psbt.locktime;
+  for (const { hash, index, sequence } of psbt.txInputs) tx.addInput(hash, index, sequence);
+  for (const { script, value } of psbt.txOutputs) tx.addOutput(script, value);
+  return tx;
 }
 
 /** Outpoints of the inputs, in order. */

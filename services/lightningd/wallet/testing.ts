@@ -32,8 +32,15 @@ function toBytes(value: bigint): Uint8Array {
   return Uint8Array.fromHex(value.toString(16).padStart(64, "0"));
 }
 
+/** A signer whose answers a test can hold back or turn into refusals. */
+export type TestSigner = WalletSigner & {
+  refuse: boolean;
+  /** Signatures wait for it. */
+  gate: Promise<void>;
+};
+
 /** A signer that does with @noble what hsmd does for the wallet: BIP 86 keys, key path signatures, the same refusals. */
-export function testSigner(seed: Uint8Array = randomBytes(32)): WalletSigner & { refuse: boolean } {
+export function testSigner(seed: Uint8Array = randomBytes(32)): TestSigner {
   const account = HDKey.fromMasterSeed(seed).derive("m/86'/1'/0'");
   const keyOf = ({ change, index }: { change: boolean; index: number }) => {
     const { privateKey } = account.deriveChild(change ? 1 : 0).deriveChild(index);
@@ -47,6 +54,7 @@ export function testSigner(seed: Uint8Array = randomBytes(32)): WalletSigner & {
   };
   const signer = {
     refuse: false,
+    gate: Promise.resolve(),
     deriveWalletKeys: (request: { change?: boolean; firstIndex?: number; count?: number }) => {
       const keys = Array.from(
         { length: request.count ?? 0 },
@@ -57,7 +65,8 @@ export function testSigner(seed: Uint8Array = randomBytes(32)): WalletSigner & {
         internalKeys: keys.map((key) => key.internal),
       }));
     },
-    signWalletInputs: (request: Parameters<WalletSigner["signWalletInputs"]>[0]) => {
+    signWalletInputs: async (request: Parameters<WalletSigner["signWalletInputs"]>[0]) => {
+      await signer.gate;
       if (signer.refuse) return Promise.reject(failedPrecondition("INPUT_BOUND", "refused by the test"));
       const tx = Transaction.fromBuffer(request.tx ?? new Uint8Array());
       const prevouts = request.prevouts ?? [];
@@ -115,7 +124,7 @@ export interface TestNode extends AsyncDisposable {
   readonly wallet: WalletApi;
   readonly database: Database;
   readonly url: string;
-  readonly signer: ReturnType<typeof testSigner>;
+  readonly signer: TestSigner;
   readonly leader: Leader;
   /** What made the chain give up. */
   readonly fatal: string[];
@@ -137,7 +146,7 @@ export interface TestNodeOptions {
 /** bitcoind and Postgres of a test file. Call at its top. */
 export async function useChain() {
   const postgres = await usePostgres();
-  const bitcoind = await startBitcoind();
+  const bitcoind = await startBitcoind({ extra: ["persistmempool=0"] });
   Deno.test.afterAll(() => bitcoind.stop());
   return {
     bitcoind,
