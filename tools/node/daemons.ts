@@ -52,9 +52,7 @@ export interface Grants {
 export function permissionFlags(daemon: DaemonName, grants: Grants): string[] {
   const { nodeDir, hsmdDir, secp256k1 } = grants;
   const own = daemon === "hsmd" ? [nodeDir, hsmdDir] : [nodeDir];
-  // Without a folder in its name, the library is looked for by the system's loader.
   const isFile = secp256k1?.includes("/") === true;
-  const ffi = secp256k1 === undefined ? [] : [isFile ? `--allow-ffi=${secp256k1}` : "--allow-ffi"];
   return [
     "--no-prompt",
     `--allow-read=${[ROOT, ...own, ...(isFile ? [dirname(secp256k1)] : [])].join(",")}`,
@@ -62,7 +60,8 @@ export function permissionFlags(daemon: DaemonName, grants: Grants): string[] {
     "--allow-env",
     "--allow-sys",
     ...networkFlags(daemon, grants),
-    ...ffi,
+    // Pointers need all of it: a path would not do.
+    ...(secp256k1 === undefined ? [] : ["--allow-ffi"]),
   ];
 }
 
