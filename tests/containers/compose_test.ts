@@ -12,7 +12,7 @@ import { Connectd } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Dualopend } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { Lightningd } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
-import { Node } from "gen/cln/node_pb.ts";
+import { NewaddrRequest_NewaddrAddresstype, Node } from "gen/cln/node_pb.ts";
 import { type DockerEngine, whyNoEngine, withDocker } from "tools/parts/docker.ts";
 import { prepareImages } from "tools/parts/docker_images.ts";
 import { createProgress, withStep } from "tools/progress.ts";
@@ -34,6 +34,7 @@ const EVERYWHERE = [
   "grpc.reflection.v1alpha.ServerReflection",
 ];
 const CALL_MS = 20_000;
+const POLL_MS = 200;
 
 const required = Deno.env.get("ARCUS_TEST_CONTAINERS") === "required";
 const progress = createProgress();
@@ -68,6 +69,42 @@ async function imageTags() {
   };
 }
 
+/** The API on its published port: the node knows itself, and follows the chain of its bitcoind. */
+async function answers(project: ComposeProject): Promise<void> {
+  const api = dial(await project.published("lightningd", 9736), { deadlineMs: CALL_MS, waitForReady: true });
+  try {
+    const node = client(Node, api);
+    const info = await node.getinfo({});
+    assert.equal(info.network, "regtest");
+    assert.equal(info.id.length, 33, `the node's id is ${bytesToHex(info.id)}`);
+    assert.equal(info.blockheight, 0);
+
+    const { p2tr } = await node.newAddr({ addresstype: NewaddrRequest_NewaddrAddresstype.P2TR });
+    assert(p2tr !== undefined);
+    await project.exec("bitcoind", ["bitcoin-cli", "-regtest", "generatetoaddress", "1", p2tr]);
+    const deadline = performance.now() + CALL_MS;
+    while ((await node.getinfo({})).blockheight !== 1) {
+      assert(performance.now() < deadline, "the node did not see the block in time");
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
+  } finally {
+    api.close();
+  }
+}
+
+/** grpcurl, without any .proto file, lists every daemon and calls the API. */
+async function listed(project: ComposeProject): Promise<void> {
+  const lists = Object.entries(SERVICES).map(async ([daemon, services]) => {
+    const lines = (await project.grpcurl([`${daemon}:9800`, "list"])).split("\n").map((line) => line.trim());
+    for (const service of [...services, ...EVERYWHERE]) {
+      assert(lines.includes(service), `${daemon} lists ${lines.join(", ")}`);
+    }
+  });
+  await Promise.all(lists);
+  const info = JSON.parse(await project.grpcurl(["lightningd:9736", "cln.Node/Getinfo"]));
+  assert.equal(info.network, "regtest");
+}
+
 async function check(engine: DockerEngine): Promise<void> {
   const source = await prepareImages(engine, await imageTags(), progress);
   const project = new ComposeProject(engine, ROOT);
@@ -85,29 +122,8 @@ async function check(engine: DockerEngine): Promise<void> {
       (step) => project.untilHealthy((s) => step.update(s)),
     );
 
-    const api = dial(await project.published("lightningd", 9736), {
-      deadlineMs: CALL_MS,
-      waitForReady: true,
-    });
-    try {
-      const info = await client(Node, api).getinfo({});
-      assert.equal(info.network, "regtest");
-      assert.equal(info.id.length, 33, `the node's id is ${bytesToHex(info.id)}`);
-      assert.equal(info.blockheight, 0);
-    } finally {
-      api.close();
-    }
-    for (const [daemon, services] of Object.entries(SERVICES)) {
-      const listed = (await project.grpcurl([`${daemon}:9800`, "list"])).split("\n").map((line) =>
-        line.trim()
-      );
-      for (const service of [...services, ...EVERYWHERE]) {
-        assert(listed.includes(service), `${daemon} lists ${listed.join(", ")}`);
-      }
-    }
-    const throughGrpcurl = JSON.parse(await project.grpcurl(["lightningd:9736", "cln.Node/Getinfo"]));
-    assert.equal(throughGrpcurl.network, "regtest");
-
+    await withStep(progress, "calling the API", () => answers(project));
+    await withStep(progress, "grpcurl", () => listed(project));
     assert.deepEqual(await project.publicServices(), ["connectd", "lightningd"]);
     for (const other of ["postgres", "bitcoind"]) {
       assert.equal(await project.resolves("lightningd", other), true, `lightningd finds ${other}`);

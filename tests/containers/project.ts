@@ -115,8 +115,12 @@ export class ComposeProject {
   /** Whether a container of `service` knows the name of another. */
   async resolves(service: string, name: string): Promise<boolean> {
     const script = `getent hosts ${name} >/dev/null && echo found || echo unknown`;
-    const answer = await this.#run(["exec", "--no-TTY", service, "sh", "-c", script]);
-    return answer.trim() === "found";
+    return (await this.exec(service, ["sh", "-c", script])).trim() === "found";
+  }
+
+  /** Runs a command in a service's container. */
+  async exec(service: string, command: readonly string[]): Promise<string> {
+    return await this.#run(["exec", "--no-TTY", service, ...command]);
   }
 
   /** The last lines of every container, for a failure. */

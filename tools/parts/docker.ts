@@ -250,7 +250,7 @@ async function startEngine(compose: string, progress: Progress): Promise<Started
   const run = await Deno.makeTempDir({ prefix: "arcus-docker-" });
   const socket = `unix://${join(run, "docker.sock")}`;
   const log = join(run, "log");
-  const network = await NetworkState.of();
+  const network = await NetworkState.before(join(state, "network.json"));
   const child = spawnGuarded({
     cmd: whichProgram("dockerd", PATH) ?? "dockerd",
     args: [
@@ -313,27 +313,45 @@ async function removeLeftovers(engine: DockerEngine): Promise<void> {
 const FORWARDING = "/proc/sys/net/ipv4/ip_forward";
 const BRIDGE = "docker0";
 
+/** What the machine's network was like before an engine. */
+interface NetworkFacts {
+  readonly forwarding: string;
+  readonly forwardPolicy: string;
+  readonly bridge: boolean;
+  /** Whether another engine had its rules there. */
+  readonly rules: boolean;
+}
+
 /** What an engine changes in the machine's network and leaves so when it ends. */
 class NetworkState {
-  private constructor(
-    readonly forwarding: string,
-    readonly forwardPolicy: string,
-    readonly bridge: boolean,
-    readonly rules: boolean,
-  ) {}
+  private constructor(readonly file: string, readonly facts: NetworkFacts) {}
 
-  static async of(): Promise<NetworkState> {
-    const forwarding = await Deno.readTextFile(FORWARDING).catch(() => "");
+  /** How it is now; after a run that was killed, how it was before that run. */
+  static async before(file: string): Promise<NetworkState> {
+    const kept = await Deno.readTextFile(file).catch(() => undefined);
+    if (kept !== undefined) return new NetworkState(file, JSON.parse(kept));
     const rules = await listRules("filter");
-    const policy = /^-P FORWARD (\w+)$/m.exec(rules)?.[1] ?? "ACCEPT";
-    return new NetworkState(forwarding.trim(), policy, await bridgeExists(), rules.includes("DOCKER"));
+    const facts: NetworkFacts = {
+      forwarding: (await Deno.readTextFile(FORWARDING).catch(() => "")).trim(),
+      forwardPolicy: /^-P FORWARD (\w+)$/m.exec(rules)?.[1] ?? "ACCEPT",
+      bridge: await bridgeExists(),
+      rules: rules.includes("DOCKER"),
+    };
+    await Deno.writeTextFile(file, JSON.stringify(facts));
+    return new NetworkState(file, facts);
   }
 
   /** Undoes what was not so before. Another engine's rules are left alone. */
   async restore(): Promise<void> {
-    if (!this.bridge && await bridgeExists()) await quietly("ip", ["link", "delete", BRIDGE]);
-    if (this.rules) return;
-    await quietly("iptables", ["-P", "FORWARD", this.forwardPolicy]);
+    const { forwarding, forwardPolicy, bridge, rules } = this.facts;
+    if (!bridge && await bridgeExists()) await quietly("ip", ["link", "delete", BRIDGE]);
+    if (!rules) await this.#removeRules(forwardPolicy);
+    if (forwarding === "0") await Deno.writeTextFile(FORWARDING, "0").catch(() => {});
+    await Deno.remove(this.file).catch(() => {});
+  }
+
+  async #removeRules(forwardPolicy: string): Promise<void> {
+    await quietly("iptables", ["-P", "FORWARD", forwardPolicy]);
     for (const table of ["filter", "nat"]) {
       const lines = (await listRules(table)).split("\n");
       const ours = lines.filter((line) =>
@@ -344,7 +362,6 @@ class NetworkState {
       for (const chain of chains) await quietly("iptables", ["-t", table, "-F", chain]);
       for (const chain of chains) await quietly("iptables", ["-t", table, "-X", chain]);
     }
-    if (this.forwarding === "0") await Deno.writeTextFile(FORWARDING, "0").catch(() => {});
   }
 }
 
