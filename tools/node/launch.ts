@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { type Channel, client, dial, type ServiceClient } from "common/grpc/client.ts";
 import { type Database, openDatabase, type Sql } from "common/pg/client.ts";
+import { Channeld } from "gen/arcus/channeld/v1/channeld_pb.ts";
 import { Connectd } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Dualopend } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import { Lightningd } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
@@ -134,6 +135,11 @@ export class RunningNode {
   /** dualopend's own face. */
   get dualopend(): ServiceClient<typeof Dualopend> {
     return client(Dualopend, this.channel("dualopend"));
+  }
+
+  /** channeld's own face. */
+  get channeld(): ServiceClient<typeof Channeld> {
+    return client(Channeld, this.channel("channeld"));
   }
 
   /** lightningd's face for the other daemons. */
