@@ -224,6 +224,7 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       maxOpensPerPeer: config.get("max-opens-per-peer"),
       maxCapacity: maxCapacity === undefined ? undefined : sat(maxCapacity),
       openTimeoutMs: config.get("open-timeout") * MS,
+      fundingGiveupBlocks: config.get("funding-giveup-blocks"),
       tls,
       onFatal: (error) => {
         // A call that failed is tried again; what is gone for good ends the process.

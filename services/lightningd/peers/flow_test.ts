@@ -10,10 +10,12 @@ import { LeadershipLostError } from "../leader.ts";
 import { MessageType } from "./spoke.ts";
 import {
   confirmAttempt,
+  GIVEUP_BLOCKS,
   peerKey,
   saveAttempt,
   saveChannel,
   type StandInConnectd,
+  TEST_HEIGHT,
   TestRoom,
 } from "./testing.ts";
 
@@ -463,10 +465,31 @@ flowTest("an attempt that is not double-spent keeps its channel", async (room) =
   await room.sql`INSERT INTO spends (txid, vout, spending_txid, height)
     VALUES (${outpoint}, 0, ${randomBytes(32)}, 200)`;
   await saveAttempt(room.sql, channel.channel, 1);
+  // Of a channel of ours: one that a peer opened would be given up by now.
+  await room.sql`UPDATE channels SET opener = 'local'`;
   for (const tell of room.tips) tell(400, [channel.channel]);
-  await room.room.stop();
+  await room.room.blocksHandled();
   assert.equal((await room.sql`SELECT FROM channels`).length, 1);
 });
+
+flowTest(
+  "a peer's open that never confirms: forgotten without coins of ours, else failed and double-spent",
+  async (room) => {
+    const empty = await saveChannel(room.sql, peerKey());
+    const filled = await saveChannel(room.sql, peerKey());
+    await room.sql`INSERT INTO attempt_inputs (attempt, serial_id, side, txid, vout, amount_sat)
+    VALUES (${filled.attempt}, 0, 'local', ${randomBytes(32)}, 0, 1000)`;
+    for (const tell of room.tips) tell(TEST_HEIGHT + GIVEUP_BLOCKS - 1, []);
+    for (const tell of room.tips) tell(TEST_HEIGHT + GIVEUP_BLOCKS, []);
+    await waitFor(() => room.doubleSpent.length > 0, { what: "the double-spend" });
+    assert.deepEqual(room.doubleSpent, [filled.channel]);
+    const rows = await room.sql<{ channel: bigint; error_text: string; owner_epoch: bigint }[]>`
+    SELECT channel, error_text, owner_epoch FROM channels`;
+    assert.equal(rows.length, 1);
+    assert.match(rows[0]!.error_text, /did not confirm in 50 blocks/);
+    assert.ok(rows[0]!.channel !== empty.channel && rows[0]!.owner_epoch === 2n);
+  },
+);
 
 flowTest("fundchannel: an opening row, dualopend attached, and nothing left when it fails", async (room) => {
   const connectd = room.connectd();

@@ -20,6 +20,7 @@ import type {
   PeerInfo,
   Peers,
   Wallet,
+  WalletApi,
 } from "../ports.ts";
 import { Assigner } from "./assign.ts";
 import { attemptInfo, channelInfo, fundingOf, openingInfo } from "./channels.ts";
@@ -43,13 +44,15 @@ export interface PeerRoomOptions {
   readonly node: NodeIdentity;
   readonly hsmd: HsmdClient;
   readonly chain: Chain;
-  readonly wallet: Wallet;
+  readonly wallet: Wallet & Pick<WalletApi, "doubleSpendAttempts">;
   readonly log: Logger;
   readonly policy: Policy;
   /** Channels of one peer that are not locked in yet. */
   readonly maxOpensPerPeer: number;
   readonly maxCapacity: Sat | undefined;
   readonly openTimeoutMs: number;
+  /** Blocks without a confirmation after which a channel that a peer opened is given up. */
+  readonly fundingGiveupBlocks: number;
   readonly tls: TlsFiles | undefined;
   /** Features for our init. */
   readonly features?: Features;
@@ -152,9 +155,19 @@ export class PeerRoom implements Peers {
     await this.options.wallet.reconcile();
     this.#flow.start();
     this.#opens.start(this.options.onFatal);
-    this.options.chain.onTip((height, channels) => {
-      this.#tip = this.#tip.then(() => this.#onTip(height, channels)).catch(this.options.onFatal);
-    });
+    const { chain } = this.options;
+    chain.onTip((height, channels) => this.#queueTip(height, channels));
+    // Blocks that came while we were away.
+    this.#queueTip(chain.height(), []);
+  }
+
+  #queueTip(height: number, channels: readonly bigint[]): void {
+    this.#tip = this.#tip.then(() => this.#onTip(height, channels)).catch(this.options.onFatal);
+  }
+
+  /** Resolves when every block that was told so far is acted on. */
+  blocksHandled(): Promise<void> {
+    return this.#tip;
   }
 
   /** Takes no new opens. */
@@ -320,6 +333,30 @@ export class PeerRoom implements Peers {
         "every funding attempt of this channel was double-spent deep in the chain: it is forgotten",
       );
       await this.#flow.forgotten(row);
+    }
+    await this.#giveUp(height);
+  }
+
+  /**
+   * A peer that opens and never lets the transaction confirm would hold our coins and a place for ever. Nothing of ours
+   * signed: forgotten (BOLT 2). Otherwise the channel fails, and our coins are spent back to us.
+   */
+  async #giveUp(tip: number): Promise<void> {
+    const { fundingGiveupBlocks: blocks, log, wallet } = this.options;
+    for (const row of await this.#store.givenUp(tip, blocks)) {
+      const channel = bytesToHex(row.channel_id);
+      const text = `the funding transaction did not confirm in ${blocks} blocks`;
+      log.warn({ peer: bytesToHex(row.peer_id), channel }, `given up: ${text}`);
+      if (!row.signed_inputs) {
+        await this.#flow.forget(row);
+        continue;
+      }
+      await this.#flow.fail(row, text);
+      try {
+        await wallet.doubleSpendAttempts(row.channel);
+      } catch (error) {
+        log.warn({ err: error, channel }, "our coins in it are not free yet; again at the next block");
+      }
     }
   }
 }

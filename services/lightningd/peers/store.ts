@@ -294,6 +294,33 @@ export class PeerStore {
     ];
   }
 
+  /**
+   * Channels that a peer opened, and none of whose attempts confirmed for so many blocks, without a transaction of ours
+   * that spends it otherwise. `signed_inputs`: the peer holds our signatures on coins of ours.
+   */
+  async givenUp(tip: number, blocks: number): Promise<(ChannelRow & { readonly signed_inputs: boolean })[]> {
+    return [
+      ...await this.sql<(ChannelRow & { readonly signed_inputs: boolean })[]>`
+        SELECT c.channel, c.peer_id, c.channel_id, c.temporary_channel_id, c.state, c.error_text, c.owner_epoch,
+          c.owner_instance, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
+          c.locked_attempt,
+          EXISTS (SELECT FROM funding_attempts f JOIN attempt_inputs i USING (attempt)
+            WHERE f.channel = c.channel AND i.side = 'local' AND f.local_tx_signatures IS NOT NULL) AS signed_inputs
+        FROM channels c
+        WHERE c.opener = 'remote' AND c.locked_attempt IS NULL AND c.state LIKE 'DUALOPEND%'
+          AND (SELECT max(f.created_height) FROM funding_attempts f WHERE f.channel = c.channel) <= ${
+        tip - blocks
+      }
+          AND NOT EXISTS (SELECT FROM funding_attempts f JOIN attempt_confirmations a USING (attempt)
+            WHERE f.channel = c.channel)
+          AND NOT EXISTS (
+            SELECT FROM funding_attempts f JOIN attempt_inputs i USING (attempt)
+              JOIN wallet_tx_inputs w ON w.prev_txid = i.txid AND w.prev_vout = i.vout
+            WHERE f.channel = c.channel
+              AND w.txid NOT IN (SELECT o.txid FROM funding_attempts o WHERE o.channel = c.channel))`,
+    ];
+  }
+
   /** Counts that bound a peer's opens, and whether an id is any live channel's or open's. */
   async openCounts(
     peerId: Uint8Array,

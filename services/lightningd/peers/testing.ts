@@ -43,6 +43,9 @@ const SCHEMA = new URL("../../../schema", import.meta.url).pathname;
 /** The height at which every stand-in chain stands. */
 export const TEST_HEIGHT = 200;
 
+/** Blocks after which a stand-in lightningd gives a peer's open up. */
+export const GIVEUP_BLOCKS = 50;
+
 type Case<M extends { message: { case: string | undefined } }> = Exclude<M["message"]["case"], undefined>;
 type Value<M extends { message: { case: string | undefined; value?: unknown } }, C> = Extract<
   M["message"],
@@ -237,6 +240,8 @@ export class TestRoom implements AsyncDisposable {
   readonly fatal: unknown[] = [];
   /** Listeners of the stand-in chain. */
   readonly tips: ((tip: number, channels: readonly bigint[]) => void)[] = [];
+  /** Channels whose attempts the stand-in wallet was told to double-spend. */
+  readonly doubleSpent: bigint[] = [];
   /** Whether the stand-in chain knows a fee rate. */
   feerateKnown = true;
   room!: PeerRoom;
@@ -290,12 +295,19 @@ export class TestRoom implements AsyncDisposable {
       node,
       hsmd,
       chain: this.#chain(),
-      wallet: TEST_WALLET,
+      wallet: {
+        ...TEST_WALLET,
+        doubleSpendAttempts: (channel) => {
+          this.doubleSpent.push(channel);
+          return Promise.resolve(new Uint8Array(32));
+        },
+      },
       log,
       policy: { fundingConfirms: 1 },
       maxOpensPerPeer: 3,
       maxCapacity: undefined,
       openTimeoutMs: 60_000,
+      fundingGiveupBlocks: GIVEUP_BLOCKS,
       tls: undefined,
       onFatal: (error) => this.fatal.push(error),
     });
