@@ -327,14 +327,15 @@ export class TestRoom implements AsyncDisposable {
   }
 
   connectd(instance?: string): StandInConnectd {
-    return new StandInConnectd(this.#dial(), instance);
+    return new StandInConnectd(this.dial(), instance);
   }
 
   subd(kind: "dualopend" | "channeld", instance?: string): StandInSubd {
-    return new StandInSubd(this.#dial(), kind, instance);
+    return new StandInSubd(this.dial(), kind, instance);
   }
 
-  #dial(): Channel {
+  /** A connection to this lightningd, closed with it. */
+  dial(): Channel {
     const channel = dial(this.#address);
     this.#channels.push(channel);
     return channel;
