@@ -97,31 +97,34 @@ test("an accepter that brings nothing", async () => {
   await lockIn(nodes, attempt!.txid);
 });
 
-test("openchannel_init, _update, _signed: nothing of ours is signed before the user says so", async () => {
-  await using nodes = await twoNodes(postgres.server);
-  const { alice } = nodes;
-  const assignment = await nodes.prepare();
-  const begun = await nodes.openInit(assignment, false);
-  assert.equal(begun.commitmentsSecured, false);
-  assert.ok(begun.tx.length > 0);
-  const plan = await alice.plan(alice.opening, "initiator", FEERATE, 0n);
-  const updated = await alice.call((dualopend) =>
-    dualopend.update({ channelId: begun.channelId, opening: alice.opening, epoch: assignment.epoch, plan })
-  );
-  assert.equal(updated.commitmentsSecured, true);
-  assert.deepEqual(updated.tx, begun.tx);
-  const row = await alice.channelRow();
-  assert.equal(row?.state, "DUALOPEND_OPEN_COMMITTED");
-  assert.equal(nodes.wire.ends.a.sent.includes("tx_signatures"), false);
-  const { negotiations } = await alice.call((dualopend) => dualopend.listNegotiations({}));
-  assert.equal(negotiations[0]?.step, "awaiting openchannel_signed");
-  const signed = await alice.call((dualopend) =>
-    dualopend.sign({ channel: updated.channel, epoch: assignment.epoch })
-  );
-  assert.equal(signed.complete, true);
-  const [attempt] = await nodes.complete();
-  assert.deepEqual(signed.tx, new Uint8Array(attempt!.complete_tx!));
-});
+/** With 0 the peer signs first, so its witnesses wait in the row for the user's; else the node ids decide. */
+for (const brings of [60_000n, 0n]) {
+  test(`openchannel_init, _update, _signed, the peer brings ${brings}: nothing of ours is signed before the user says so`, async () => {
+    await using nodes = await twoNodes(postgres.server, { alice: 120_000n, bob: brings });
+    const { alice } = nodes;
+    const assignment = await nodes.prepare();
+    const begun = await nodes.openInit(assignment, false);
+    assert.equal(begun.commitmentsSecured, false);
+    assert.ok(begun.tx.length > 0);
+    const plan = await alice.plan(alice.opening, "initiator", FEERATE, 0n);
+    const updated = await alice.call((dualopend) =>
+      dualopend.update({ channelId: begun.channelId, opening: alice.opening, epoch: assignment.epoch, plan })
+    );
+    assert.equal(updated.commitmentsSecured, true);
+    assert.deepEqual(updated.tx, begun.tx);
+    const row = await alice.channelRow();
+    assert.equal(row?.state, "DUALOPEND_OPEN_COMMITTED");
+    assert.equal(nodes.wire.ends.a.sent.includes("tx_signatures"), false);
+    const { negotiations } = await alice.call((dualopend) => dualopend.listNegotiations({}));
+    assert.equal(negotiations[0]?.step, "awaiting openchannel_signed");
+    const signed = await alice.call((dualopend) =>
+      dualopend.sign({ channel: updated.channel, epoch: assignment.epoch })
+    );
+    assert.equal(signed.complete, true);
+    const [attempt] = await nodes.complete();
+    assert.deepEqual(signed.tx, new Uint8Array(attempt!.complete_tx!));
+  });
+}
 
 test("two replacements, one by either side; an earlier attempt is mined and funds the channel", async () => {
   await using nodes = await twoNodes(postgres.server);
