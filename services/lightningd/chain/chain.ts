@@ -13,7 +13,7 @@ import { unconfirmedTransactions } from "./store.ts";
 
 /** After a failure the follower tries again after this long. */
 const RETRY_MS = 500;
-/** bitcoind knows this many blocks of each chain that it holds for possible; chains by `getblockchaininfo`. */
+/** bitcoind's names of the chains (getblockchaininfo), and ours. */
 const CHAIN_NAMES: Readonly<Record<string, string>> = {
   main: "bitcoin",
   test: "testnet",
