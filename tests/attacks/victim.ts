@@ -4,6 +4,7 @@
  */
 import assert from "node:assert/strict";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
+import { ArcusError } from "common/grpc/errors.ts";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
 import { type Candidate, channelOf, until } from "tools/node/commands.ts";
 import type { RunningNode } from "tools/node/launch.ts";
@@ -17,6 +18,9 @@ import { useWorlds, type World, type WorldOptions } from "../lib/world.ts";
 
 /** Coins of the hostile peers that are made at once; a file that needs more asks again. */
 const COINS_AT_ONCE = 40;
+const OPEN_DEADLINE_MS = 30_000;
+/** What the node puts into a channel that it opens to a hostile peer. */
+const NODE_OPENS_SAT = 400_000n;
 const ROWS_DEADLINE_MS = 10_000;
 
 /** What a test gets. */
@@ -60,6 +64,25 @@ export class Victim {
   /** A stranger connects. */
   connect(options?: RawPeerOptions): Promise<HostilePeer> {
     return HostilePeer.connect(this.node, options);
+  }
+
+  /** The node opens to this peer, which has heard open_channel2 then. `opened`: the error that the command ends with. */
+  async opensTo(peer: HostilePeer): Promise<{ readonly opened: Promise<ArcusError> }> {
+    await until("the node knows the peer", async () => {
+      const { peers } = await this.node.rpc.listPeers({ id: peer.raw.nodeId });
+      return peers.some(({ connected }) => connected);
+    });
+    const opened = this.node.rpc.fundChannel({
+      id: peer.raw.nodeId,
+      amount: { value: { case: "amount", value: { msat: NODE_OPENS_SAT * 1000n } } },
+    }, { deadlineMs: OPEN_DEADLINE_MS }).then(
+      () => assert.fail("fundchannel came to an end"),
+      (error: unknown) => error instanceof ArcusError ? error : assert.fail(String(error)),
+    );
+    const heard = peer.hearOpen();
+    heard.catch(() => {});
+    await Promise.race([heard, opened.then((error) => Promise.reject(error))]);
+    return { opened };
   }
 
   /** Confirmed P2TR coins with keys, made before the honest channel waited for its block. */
@@ -115,6 +138,8 @@ function pidsOf(node: RunningNode): string {
   return node.processes.map((process) => process.pid).join();
 }
 
+let shared: Victim | undefined;
+
 /** A victim that a whole file shares: made at the first use, gone after the last test. */
 export async function useVictim(
   options: WorldOptions = {},
@@ -132,12 +157,21 @@ export async function useVictim(
     over.resolve();
     await running;
   });
-  return await ready.promise;
+  shared = await ready.promise;
+  return shared;
 }
 
 /** A test on the shared node: its streams and timers outlive each test. */
 export function attack(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, fn, sanitizeOps: false, sanitizeResources: false });
+  const explained = async () => {
+    try {
+      await fn();
+    } catch (error) {
+      const logs = shared?.node.logs.tail() ?? "";
+      throw new Error(`${error instanceof Error ? error.message : error}\n${logs}`, { cause: error });
+    }
+  };
+  Deno.test({ name, fn: explained, sanitizeOps: false, sanitizeResources: false });
 }
 
 /** What the node must have said. */

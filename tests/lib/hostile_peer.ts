@@ -42,6 +42,8 @@ const FEE_SAT = 3_000n;
 const FUNDING_PERKW = 1_000;
 const COMMITMENT_PERKW = 1_000;
 const SEQUENCE = 0xffff_fffd;
+/** What a node says in its turns. */
+const ITEMS: readonly MessageType[] = ["tx_add_input", "tx_add_output", "tx_complete"];
 
 /** An input of the transaction under construction. */
 interface Input {
@@ -76,6 +78,12 @@ interface Session {
 /** Settings of one side as both openers and accepters say them. */
 type Terms = Omit<AcceptChannel2, "type" | "temporary_channel_id" | "minimum_depth" | "channel_type">;
 
+/** What this peer puts in and out; without `coins` one that does not exist, without `outputs` the right ones. */
+export interface Construction {
+  readonly coins?: readonly HostileCoin[];
+  readonly outputs?: readonly { readonly sats: bigint; readonly script: Uint8Array }[];
+}
+
 /** A transaction that both sides agreed on. */
 export interface Agreed {
   readonly tx: Transaction;
@@ -108,6 +116,9 @@ export class HostilePeer {
   #opener = true;
   #session: Session | undefined;
   #lastHeard: MessageType | undefined;
+  #unheard: Message | undefined;
+  /** The last tx_add_input of the node. */
+  lastInput: TxAddInput | undefined;
 
   private constructor(public raw: RawPeer, readonly node: RunningNode) {
     const point = () => ecc().pointFromSecret(randomSecret());
@@ -157,6 +168,9 @@ export class HostilePeer {
 
   /** The next message, whatever it is; inputs and outputs of the node are noted. */
   async hear(): Promise<Message> {
+    const unheard = this.#unheard;
+    this.#unheard = undefined;
+    if (unheard !== undefined) return unheard;
     const decoded = decodeMessage(await this.raw.next());
     assert.ok(decoded.ok, "the node's message decodes");
     assert.ok(decoded.value.type !== "unknown");
@@ -377,6 +391,7 @@ export class HostilePeer {
     const session = this.#session;
     if (session === undefined) return;
     if (message.type === "tx_add_input") {
+      this.lastInput = message;
       const prevtx = must(parseTransaction(message.prevtx));
       const output = prevtx.outputs[message.prevtx_vout];
       assert.ok(output, "the node's prevtx has the output");
@@ -399,8 +414,7 @@ export class HostilePeer {
   /** What the node does in its turn: one of its items, or tx_complete. */
   async theirTurn(): Promise<Message> {
     const message = await this.hear();
-    const fine = ["tx_add_input", "tx_add_output", "tx_complete"];
-    assert.ok(fine.includes(message.type), shown(message));
+    assert.ok(ITEMS.includes(message.type), shown(message));
     return message;
   }
 
@@ -408,23 +422,22 @@ export class HostilePeer {
    * The whole construction, up to both tx_complete. As initiator: `coins`, the funding output and change, unless
    * `outputs` says otherwise.
    */
-  async construct(
-    options: {
-      readonly coins?: readonly HostileCoin[];
-      readonly outputs?: readonly { readonly sats: bigint; readonly script: Uint8Array }[];
-    } = {},
-  ): Promise<Agreed> {
+  async construct(options: Construction = {}): Promise<Agreed> {
     await this.constructUntilComplete(options);
     return this.agreed();
   }
 
-  /** {@link construct}; resolves when the last tx_complete of this peer is out, and all of the node's before it are in. */
-  async constructUntilComplete(
-    options: {
-      readonly coins?: readonly HostileCoin[];
-      readonly outputs?: readonly { readonly sats: bigint; readonly script: Uint8Array }[];
-    } = {},
-  ): Promise<void> {
+  /**
+   * {@link construct} without the transaction at its end: resolves when the last tx_complete of this peer is out, and
+   * every turn of the node before it is in, or when the node refused: its reason is heard next.
+   */
+  async constructUntilComplete(options: Construction = {}): Promise<void> {
+    if (!this.session.initiator) await this.theirTurn();
+    await this.constructFrom(options);
+  }
+
+  /** {@link constructUntilComplete} where it is this peer's turn. */
+  async constructFrom(options: Construction = {}): Promise<void> {
     const { session } = this;
     const coins = options.coins ?? (session.mine > 0n || session.initiator ? [fakeCoin()] : []);
     const outputs = options.outputs ?? this.#defaultOutputs(coins);
@@ -432,16 +445,21 @@ export class HostilePeer {
       ...coins.map((coin) => () => this.sayInput(coin)),
       ...outputs.map(({ sats, script }) => () => this.sayOutput(sats, script)),
     ];
-    if (!session.initiator) await this.theirTurn();
     for (const move of moves) {
       await move();
       await this.theirTurn();
     }
-    for (let heard: MessageType | undefined; heard !== "tx_complete";) {
+    for (;;) {
       await this.sayComplete();
       // A node whose last word was tx_complete has now heard two in succession: nothing of its own follows.
       if (this.#lastHeard === "tx_complete") return;
-      heard = (await this.theirTurn()).type;
+      const heard = await this.hear();
+      if (heard.type === "tx_complete") return;
+      if (!ITEMS.includes(heard.type)) {
+        // It refused: the test hears that next.
+        this.#unheard = heard;
+        return;
+      }
     }
   }
 
