@@ -422,6 +422,7 @@ export async function saveStep(sql: Sql, fence: Fence, step: ChannelStep, place:
         }),
       );
     case "save_tx_signatures": {
+      // The peer's may be stored already, while our user had not signed yet: then these must be the same.
       const local = step.local === null ? null : encodeWitnesses(step.local);
       const remote = step.remote === null ? null : encodeWitnesses(step.remote);
       return after(
@@ -431,7 +432,7 @@ export async function saveStep(sql: Sql, fence: Fence, step: ChannelStep, place:
             remote_tx_signatures = COALESCE(${remote}::bytea, f.remote_tx_signatures),
             complete_tx = COALESCE(${step.completeTx}::bytea, f.complete_tx)`,
           unless: sql`NOT f.aborted AND (${local}::bytea IS NULL OR f.local_tx_signatures IS NULL)
-            AND (${remote}::bytea IS NULL OR f.remote_tx_signatures IS NULL)`,
+            AND (${remote}::bytea IS NULL OR COALESCE(f.remote_tx_signatures, ${remote}::bytea) = ${remote}::bytea)`,
         }),
       );
     }

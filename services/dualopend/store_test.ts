@@ -301,6 +301,35 @@ Deno.test("a step that finds its attempt otherwise than it must be changes nothi
   assert.deepEqual(await loadChannel(db.sql, fence.channel, 9n), before);
 });
 
+Deno.test("the peer's witnesses, stored before our user signed, stay as they are when ours complete them", async () => {
+  await using db = await databases();
+  const channel = savedOf(opened());
+  const attempt = channel.attempts[0]!;
+  const { fence } = await save(db.owner, db.sql, channel);
+  const committed = await saveStep(db.sql, fence, {
+    type: "save_remote_commitment_signature",
+    seq: 0,
+    signature: attempt.remoteCommitmentSignature!,
+    state: "DUALOPEND_OPEN_COMMITTED",
+  }, PLACE);
+  const step = { type: "save_tx_signatures", seq: 0, state: "DUALOPEND_AWAITING_LOCKIN" } as const;
+  const { localTxSignatures: local, remoteTxSignatures: remote, completeTx } = attempt;
+  const theirs = await saveStep(
+    db.sql,
+    committed,
+    { ...step, local: null, remote, completeTx: null, state: "DUALOPEND_OPEN_COMMITTED" },
+    PLACE,
+  );
+  const others = remote!.map(() => Uint8Array.of(1, 1, 7));
+  await assert.rejects(
+    saveStep(db.sql, theirs, { ...step, local, remote: others, completeTx }, PLACE),
+    (error) => codeOf(error) === DIVISION_BY_ZERO,
+  );
+  await saveStep(db.sql, theirs, { ...step, local, remote, completeTx }, PLACE);
+  const loaded = await loadChannel(db.sql, fence.channel, 9n);
+  assert.deepEqual(loaded.channel.attempts[0]?.completeTx, completeTx);
+});
+
 Deno.test("constraints refuse states that must not be", async () => {
   await using db = await databases();
   const channel = savedOf(opened());
