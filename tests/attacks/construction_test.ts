@@ -274,7 +274,7 @@ attack(
   "construction, rules 31 and 34: P2WPKH, P2WSH and P2TR outputs are taken, and a removed output may be spent again",
   async () => {
     await using peer = await victim.connect();
-    await peer.openTo();
+    const { dust_limit_satoshis: sats } = await peer.openTo();
     const coin = fakeCoin("p2tr");
     await peer.send(peer.inputMessage(coin, { serial_id: 4n }));
     await peer.theirTurn();
