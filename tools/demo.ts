@@ -27,10 +27,10 @@ import {
   untilSynced,
 } from "./node/commands.ts";
 import { createNodeDatabase } from "./node/database.ts";
+import { untilSignal } from "./node/ending.ts";
 import { type Layout, RunningNode } from "./node/launch.ts";
 import { createStory, sats, type Story } from "./node/story.ts";
 import {
-  endOnSignals,
   findBitcoind,
   findSecp256k1,
   type PostgresServer,
@@ -262,33 +262,42 @@ async function withDeadline(work: Promise<void>, ms: number): Promise<void> {
 async function run(options: Options): Promise<number> {
   const story = createStory();
   const dir = await mkdtemp(join(tmpdir(), "arcus-demo-"));
-  endOnSignals(() => rm(dir, { recursive: true, force: true }));
   let stage: Stage | undefined;
-  let failure: unknown;
-  story.progress.info(story.bold("Arcus: a channel that both sides fund, bumped, mined and used."));
-  try {
-    stage = await startParts(story, dir);
-    await withDeadline(tell(story, stage, options), STORY_DEADLINE_MS);
-  } catch (error) {
-    failure = error;
-  }
-  if (failure !== undefined) {
-    for (const node of running) {
-      story.progress.info(`\n--- the last lines of ${node.name}\n${node.logs.tail()}`);
-    }
-  }
-  await story.step("ending every process", async () => {
-    await Promise.all(running.map((node) => failure === undefined ? node.stop() : node.kill()));
+  const end = async (graceful: boolean) => {
+    await Promise.all(running.map((node) => graceful ? node.stop() : node.kill()));
     await stage?.chain.stop();
     await stage?.postgres.stop();
     await rm(dir, { recursive: true, force: true });
+  };
+  const work = async (): Promise<number> => {
+    let failure: unknown;
+    story.progress.info(story.bold("Arcus: a channel that both sides fund, bumped, mined and used."));
+    try {
+      stage = await startParts(story, dir);
+      await withDeadline(tell(story, stage, options), STORY_DEADLINE_MS);
+    } catch (error) {
+      failure = error;
+    }
+    if (interrupted) return 1;
+    if (failure !== undefined) {
+      for (const node of running) {
+        story.progress.info(`\n--- the last lines of ${node.name}\n${node.logs.tail()}`);
+      }
+    }
+    await story.step("ending every process", () => end(failure === undefined));
+    if (failure === undefined) {
+      story.progress.info(`\n${story.good("✓")} Both nodes are in CHANNELD_NORMAL on the mined candidate.`);
+      return 0;
+    }
+    story.progress.info(`\n${story.bad("✗")} ${failure instanceof Error ? failure.message : failure}`);
+    return 1;
+  };
+  let interrupted = false;
+  return await untilSignal(work, async () => {
+    interrupted = true;
+    story.progress.info("\ninterrupted: ending every process");
+    await end(false);
   });
-  if (failure === undefined) {
-    story.progress.info(`\n${story.good("✓")} Both nodes are in CHANNELD_NORMAL on the mined candidate.`);
-    return 0;
-  }
-  story.progress.info(`\n${story.bad("✗")} ${failure instanceof Error ? failure.message : failure}`);
-  return 1;
 }
 
 if (import.meta.main) {

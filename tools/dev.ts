@@ -13,16 +13,10 @@ import { parseArgs } from "node:util";
 import { fundWallets, newAddress } from "./node/commands.ts";
 import { DAEMON_NAMES } from "./node/daemons.ts";
 import { openNodeDatabase } from "./node/database.ts";
+import { untilSignal } from "./node/ending.ts";
 import { type Layout, RunningNode } from "./node/launch.ts";
 import { createStory, sats, type Story } from "./node/story.ts";
-import {
-  endOnSignals,
-  findBitcoind,
-  findSecp256k1,
-  type RegtestNode,
-  startBitcoind,
-  startPostgres,
-} from "./parts/mod.ts";
+import { findBitcoind, findSecp256k1, type RegtestNode, startBitcoind, startPostgres } from "./parts/mod.ts";
 
 const START_SAT = 100_000_000n;
 const DATABASE = "arcus_dev";
@@ -68,37 +62,37 @@ function show(story: Story, node: RunningNode, chain: RegtestNode): void {
   story.fact("node id", node.id);
   story.fact("peers", `${node.id}@${node.address}`);
   story.fact("folder", node.dir);
+  story.fact("API, gRPC", node.apiAddress ?? "");
+  story.fact("API, JSON-RPC", node.rpcFile);
   for (const daemon of DAEMON_NAMES) {
     story.fact(daemon, `${node.target(daemon)}  ${story.dim(`log: ${node.logFile(daemon)}`)}`);
   }
   story.fact("bitcoind", `bitcoin-cli -datadir=${chain.dir} -regtest COMMAND`);
   story.chapter("What to call");
-  const socket = node.target("lightningd");
-  story.say(`grpcurl -plaintext ${socket} list`);
-  story.say(`grpcurl -plaintext ${socket} describe cln.Node`);
-  story.say(`grpcurl -plaintext ${socket} cln.Node/Getinfo`);
-  story.say(`grpcurl -plaintext ${node.target("connectd")} arcus.connectd.v1.Connectd/ListPeers`);
+  const api = node.apiAddress ?? "";
+  story.say(`grpcurl -plaintext ${api} list`);
+  story.say(`grpcurl -plaintext ${api} describe cln.Node`);
+  story.say(`grpcurl -plaintext ${api} cln.Node/Getinfo`);
+  story.say(`grpcurl -plaintext -unix ${node.socketPath("connectd")} arcus.connectd.v1.Connectd/ListPeers`);
+  story.say(`deno task cli --lightning-dir ${node.dir} getinfo`);
 }
 
-async function run(options: Options): Promise<void> {
-  const story = createStory();
+/** Parts in the order in which they were started; ended the other way round. */
+type Ends = (() => Promise<unknown>)[];
+
+async function run(options: Options, story: Story, dir: string, ends: Ends): Promise<void> {
   const temporary = options.dir === undefined;
-  const dir = options.dir ?? await mkdtemp(join(tmpdir(), "arcus-dev-"));
-  const nodes: RunningNode[] = [];
-  endOnSignals(async () => {
-    story.progress.info("\nending every process");
-    for (const node of nodes) await node.stop();
-    if (temporary) await rm(dir, { recursive: true, force: true });
-  });
   story.chapter("The parts: a chain, a database, a curve");
   const bitcoind = await findBitcoind(story.progress);
   const library = await findSecp256k1(story.progress);
   const kept = (name: string) => temporary ? {} : { dir: join(dir, name) };
   const chain = await story.step("starting bitcoind", () => startBitcoind({ bitcoind, ...kept("bitcoind") }));
+  ends.push(() => chain.stop());
   const postgres = await story.step(
     "starting Postgres",
     () => startPostgres({ progress: story.progress, ...kept("postgres") }),
   );
+  ends.push(() => postgres.stop());
   if (await chain.height() === 0) await chain.mine(1);
   const database = await story.step("migrating", () => openNodeDatabase(postgres, DATABASE));
   const node = new RunningNode({
@@ -111,7 +105,7 @@ async function run(options: Options): Promise<void> {
     secp256k1: library?.library,
     temporary,
   });
-  nodes.push(node);
+  ends.push(() => node.stop());
   await story.step("starting the node", () => node.start());
   if (temporary) {
     await story.step(
@@ -122,7 +116,11 @@ async function run(options: Options): Promise<void> {
     story.fact("an address", await newAddress(node));
   }
   show(story, node, chain);
+  await new Promise<never>(() => setInterval(() => {}, IDLE_MS));
 }
+
+/** Only something that is due keeps the process from ending. */
+const IDLE_MS = 60_000;
 
 if (import.meta.main) {
   const options = optionsOf(Deno.args);
@@ -130,7 +128,19 @@ if (import.meta.main) {
     console.log(options);
     Deno.exit(options === HELP ? 0 : 2);
   }
-  await run(options);
-  // Signals end it.
-  setInterval(() => {}, 60_000);
+  const story = createStory();
+  const dir = options.dir ?? await mkdtemp(join(tmpdir(), "arcus-dev-"));
+  const ends: Ends = [];
+  const end = async () => {
+    story.progress.info("\nending every process");
+    for (let step = ends.pop(); step !== undefined; step = ends.pop()) await step();
+    if (options.dir === undefined) await rm(dir, { recursive: true, force: true });
+  };
+  try {
+    await untilSignal(() => run(options, story, dir, ends), end);
+  } catch (error) {
+    story.progress.info(`${story.bad("✗")} ${error instanceof Error ? error.message : error}`);
+    await end();
+    Deno.exit(1);
+  }
 }
