@@ -61,7 +61,7 @@ export function step(state: ChannelMachine, input: ChannelInput): ChannelStep {
     case "connected":
       return onConnected(state);
     case "taken_over":
-      return to({ ...state, link: "up" });
+      return input.lost ? repeatLast({ ...state, link: "up" }) : to({ ...state, link: "up" });
     case "disconnected":
       return to({ ...state, link: "down" });
     case "message":
@@ -166,6 +166,16 @@ function onReestablish(state: ChannelMachine, message: ChannelReestablish): Chan
   }
   if (channel.shutdownSent !== null) actions.push(send(shutdownOf(channel, channel.shutdownSent)));
   return to({ ...state, link: "up" }, ...actions);
+}
+
+/** What dualopend can have said last: the peer may wait for it. Both may be repeated (BOLT 2, message retransmission). */
+function repeatLast(state: ChannelMachine): ChannelStep {
+  const { channel } = state;
+  return to(
+    state,
+    send(channelReadyOf(channel)),
+    ...(channel.shutdownSent === null ? [] : [send(shutdownOf(channel, channel.shutdownSent))]),
+  );
 }
 
 function channelReadyOf(channel: LockedChannel): ChannelReady {

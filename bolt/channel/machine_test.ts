@@ -84,9 +84,17 @@ Deno.test("a connection begins with channel_reestablish, then channel_ready agai
 });
 
 Deno.test("at lock-in the channel goes on where dualopend left it: no second channel_reestablish", () => {
-  const { state, actions } = run(fresh(), { type: "taken_over" });
+  const { state, actions } = run(fresh(), { type: "taken_over", lost: false });
   assert.deepEqual(actions, []);
   assert.equal(paused(state), undefined);
+});
+
+Deno.test("what dualopend said last and did not reach the socket is said again", () => {
+  const { actions } = run(fresh({ shutdownSent: p2wsh(Uint8Array.of(0x51)) }), {
+    type: "taken_over",
+    lost: true,
+  });
+  assert.deepEqual(sent(actions), ["channel_ready", "shutdown"]);
 });
 
 Deno.test("nothing passes before channel_reestablish", () => {

@@ -73,8 +73,11 @@ export interface ChannelMachine {
 /** What can happen. */
 export type ChannelInput =
   | { readonly type: "connected" }
-  /** A connection on which the channel was running already: dualopend handed it over at lock-in. */
-  | { readonly type: "taken_over" }
+  /**
+   * A connection on which the channel was running already: dualopend handed it over at lock-in. `lost`: its last words
+   * were cut off before they reached the socket.
+   */
+  | { readonly type: "taken_over"; readonly lost: boolean }
   | { readonly type: "disconnected" }
   | { readonly type: "message"; readonly message: Message }
   /** A frame of this channel that is no Lightning message. */

@@ -178,7 +178,8 @@ export class Owner implements SubdOwner {
     if (this.#attachment !== null) await this.#gone(this.#attachment);
     if (this.#over) return attachment.fenced();
     const sameConnection = this.#place.generation === attachment.generation;
-    if (sameConnection) attachment.goOnFrom(this.#place.outSeq);
+    // The higher epoch cut dualopend's stream off: what of it had not reached the socket is gone, and its numbers are free.
+    const lost = sameConnection && attachment.outSeq < this.#place.outSeq;
     this.#attachment = attachment;
     const { reestablishSent, reestablishReceived } = this.#place;
     // At lock-in the channel is taken over within a connection on which dualopend had it running already, whether it was
@@ -194,7 +195,7 @@ export class Owner implements SubdOwner {
     };
     this.#fence = await savePlace(this.#host.sql, this.#fence, this.#place);
     this.#mustOwn();
-    await this.#input({ type: taken ? "taken_over" : "connected" });
+    await this.#input(taken ? { type: "taken_over", lost } : { type: "connected" });
   }
 
   async #frame(attachment: Attachment, inSeq: bigint, data: Uint8Array): Promise<void> {
