@@ -1,0 +1,280 @@
+/**
+ * The disconnect table: the connection breaks before and after every message of an open, of its lock-in and of a
+ * replacement, whoever says it, and comes back. Then both sides have forgotten what BOLT 2 forgets, and completed what it
+ * completes. The rows come from recorded runs, so that no message is missing.
+ *
+ * The whole table runs with each node as one process. On separate processes a sample runs, drawn by ARCUS_TEST_SEED; with
+ * ARCUS_TEST_FULL=1 the whole table.
+ */
+import assert from "node:assert/strict";
+import { bytesToHex } from "@noble/hashes/utils.js";
+import { ChannelState } from "gen/cln/primitives_pb.ts";
+import type { Layout } from "tools/node/launch.ts";
+import {
+  bumpChannel,
+  type Candidate,
+  connect,
+  fundWallets,
+  openChannel,
+  until,
+  untilState,
+  untilSynced,
+} from "tools/node/commands.ts";
+import { type Cut, cutsAt, generationsOf, nameOfCut, reconnected, recordMessages } from "../lib/cuts.ts";
+import { setFaults, untilFaultsFired } from "../lib/faults.ts";
+import { hasChannel, marksOf, untilOutcome } from "../lib/outcome.ts";
+import { channelRows } from "../lib/rows.ts";
+import { FULL, useWorlds, type World } from "../lib/world.ts";
+
+const worlds = await useWorlds();
+
+/** What alice and bob each put into a channel, from coins of the second size. */
+const SAT = 200_000n;
+const COIN_SAT = 250_000n;
+/** Coins of each wallet: every row takes one, and the recorded runs. */
+const COINS = 130;
+/** Coins of one payment: it must stay small enough for the purse's fee. */
+const COINS_AT_ONCE = 10;
+const PERKW = 1_000;
+const BUMP_PERKW = 2_000;
+/** Channels that wait for a block at a time. */
+const MOST_WAITING = 4;
+/** Rows of a sample. */
+const SAMPLE = 4;
+
+/** A row: the connection breaks there, during that. */
+interface Row {
+  readonly during: "open" | "lock-in" | "replacement";
+  readonly cut: Cut;
+}
+
+const nameOf = ({ during, cut }: Row): string => `${during}: ${nameOfCut(cut)}`;
+
+function nodeOf({ alice, bob }: World, { from }: Cut) {
+  return from === "alice" ? alice : bob;
+}
+
+async function fund(world: World): Promise<void> {
+  const { alice, bob, chain } = world;
+  for (let coins = 0; coins < COINS; coins += COINS_AT_ONCE) {
+    const payments = [alice, bob].flatMap((node) =>
+      Array.from({ length: COINS_AT_ONCE }, () => ({ node, sat: COIN_SAT }))
+    );
+    await fundWallets(chain, payments);
+  }
+  await untilSynced(chain, alice, bob);
+  await connect(alice, bob);
+}
+
+const open = ({ alice, bob }: World): Promise<Candidate> =>
+  openChannel(alice, bob, { sat: SAT, perkw: PERKW });
+const bump = ({ alice }: World, { channelId }: Candidate): Promise<Candidate> =>
+  bumpChannel(alice, channelId, { sat: SAT, perkw: BUMP_PERKW });
+
+/** A block for each few channels: the accepter bounds how many of one peer's wait for one. */
+async function mineIfMany({ alice, bob, chain }: World): Promise<void> {
+  const { channels } = await alice.rpc.listPeerChannels({});
+  const waiting = channels.filter(({ state }) => state !== ChannelState.ChanneldNormal);
+  if (waiting.length < MOST_WAITING) return;
+  await chain.mine(1);
+  for (const node of [alice, bob]) {
+    for (const { channelId } of waiting) {
+      await untilState(node, bytesToHex(channelId ?? new Uint8Array()), ChannelState.ChanneldNormal);
+    }
+  }
+}
+
+async function bothIn(
+  { alice, bob }: World,
+  channelId: string,
+  state: ChannelState,
+): Promise<void> {
+  for (const node of [alice, bob]) await untilState(node, channelId, state);
+}
+
+async function opened(world: World): Promise<Candidate> {
+  const candidate = await open(world);
+  await bothIn(world, candidate.channelId, ChannelState.DualopendAwaitingLockin);
+  await bothComplete(world, candidate);
+  return candidate;
+}
+
+/** Waits until both have the attempt with all signatures. */
+async function bothComplete({ alice, bob }: World, { channelId, txid }: Candidate): Promise<void> {
+  for (const node of [alice, bob]) {
+    await until(`${node.name} has all of ${txid}`, async () => {
+      const attempts = (await channelRows(node, channelId))?.attempts ?? [];
+      return attempts.some((attempt) => attempt.txid === txid && attempt.complete && !attempt.aborted);
+    });
+  }
+}
+
+/** Records an open, its replacement, and the lock-in of another: the table. */
+async function recordRows(world: World): Promise<Row[]> {
+  let candidate: Candidate | undefined;
+  const opening = await recordMessages(world, async () => candidate = await opened(world));
+  const first = candidate;
+  assert.ok(first !== undefined);
+  const replacing = await recordMessages(world, async () => {
+    await bothComplete(world, await bump(world, first));
+  });
+  const locking = await recordMessages(world, async () => {
+    await world.chain.mine(1);
+    await bothIn(world, first.channelId, ChannelState.ChanneldNormal);
+  });
+  for (const message of ["open_channel2", "accept_channel2", "tx_add_input", "tx_signatures"]) {
+    assert.ok(opening.some((said) => said.message === message), `the open has ${message}`);
+  }
+  for (const message of ["tx_init_rbf", "tx_ack_rbf", "tx_complete", "tx_signatures"]) {
+    assert.ok(replacing.some((said) => said.message === message), `the replacement has ${message}`);
+  }
+  assert.deepEqual(
+    locking.map(({ from, message }) => `${from} ${message}`).sort(),
+    ["alice channel_ready", "bob channel_ready"],
+  );
+  const rows = (during: Row["during"], cuts: readonly Cut[]) => cuts.map((cut): Row => ({ during, cut }));
+  return [
+    ...rows("open", cutsAt(opening)),
+    ...rows("replacement", cutsAt(replacing)),
+    ...rows("lock-in", cutsAt(locking)),
+  ];
+}
+
+/** Breaks the connection at the row's place while `work` runs, and waits until it is there again. */
+async function cutDuring(world: World, { cut }: Row, work: () => Promise<unknown>): Promise<void> {
+  const before = await generationsOf(world);
+  const node = nodeOf(world, cut);
+  await setFaults(node, { action: cut.action, message: cut.message, nth: cut.nth });
+  // What breaks may fail, but not before it was broken.
+  let broken = false;
+  const working = work().catch((error: unknown) => {
+    if (!broken) throw error;
+  });
+  await Promise.race([
+    Promise.all([working, untilFaultsFired(node)]),
+    untilFaultsFired(node).then(() => broken = true),
+  ]);
+  await reconnected(world, before);
+  await working;
+  await setFaults(node);
+}
+
+/** Whether BOLT 2 leaves no choice: no commitment_signed can have been sent, or both were received. */
+function demanded({ during, cut }: Row, rows: readonly Row[]): "forgotten" | "complete" | undefined {
+  if (cut.message === "tx_signatures") return "complete";
+  const before = rows.filter((row) => row.during === during && row.cut.action === cut.action);
+  const last = before.findLast((row) => row.cut.message === "tx_complete");
+  const index = before.findIndex(({ cut: { from, message, nth } }) =>
+    from === cut.from && message === cut.message && nth === cut.nth
+  );
+  const lastIndex = last === undefined ? -1 : before.indexOf(last);
+  if (index < lastIndex || (index === lastIndex && cut.action === "close_before")) return "forgotten";
+  return undefined;
+}
+
+async function runRow(world: World, row: Row, rows: readonly Row[]): Promise<void> {
+  const { alice, bob, chain } = world;
+  await mineIfMany(world);
+  switch (row.during) {
+    case "open": {
+      const marks = await marksOf(alice, bob);
+      await cutDuring(world, row, () => open(world));
+      const outcome = await untilOutcome(world, marks);
+      assert.equal(outcome.type, demanded(row, rows) ?? outcome.type);
+      if (outcome.type === "complete") {
+        await bothIn(world, outcome.channelId, ChannelState.DualopendAwaitingLockin);
+      }
+      return;
+    }
+    case "replacement": {
+      const first = await opened(world);
+      const marks = await marksOf(alice, bob);
+      await cutDuring(world, row, () => bump(world, first));
+      const outcome = await untilOutcome(world, marks);
+      assert.equal(outcome.type, demanded(row, rows) ?? outcome.type);
+      await bothIn(world, first.channelId, ChannelState.DualopendAwaitingLockin);
+      // The earlier attempt is as it was, and can be replaced again if the replacement is gone.
+      await bothComplete(world, first);
+      if (outcome.type === "forgotten") await bothComplete(world, await bump(world, first));
+      return;
+    }
+    case "lock-in": {
+      const first = await opened(world);
+      await cutDuring(world, row, () => chain.mine(1));
+      await bothIn(world, first.channelId, ChannelState.ChanneldNormal);
+      return;
+    }
+  }
+}
+
+/** Every channel that is left is used in the end, and nothing else is left. */
+async function assertAllUsable({ alice, bob, chain }: World): Promise<void> {
+  await chain.mine(1);
+  const idsOf = async (node: World["alice"]) => {
+    const channels = await until(`all channels of ${node.name} are usable`, async () => {
+      const { channels } = await node.rpc.listPeerChannels({});
+      return channels.every(({ state }) => state === ChannelState.ChanneldNormal) && channels;
+    });
+    return channels.map(({ channelId, fundingTxid, totalMsat }) => ({
+      id: channelId?.toHex(),
+      txid: fundingTxid?.toHex(),
+      msat: totalMsat?.msat,
+    })).sort((a, b) => (a.id ?? "") < (b.id ?? "") ? -1 : 1);
+  };
+  const ids = await idsOf(alice);
+  assert.deepEqual(await idsOf(bob), ids);
+  const [first] = ids;
+  if (first?.id !== undefined) assert.ok(await hasChannel(bob, first.id));
+}
+
+/** Runs rows in one world; a row that fails costs the world, and the next row gets a new one. */
+async function runRows(
+  t: Deno.TestContext,
+  layout: Layout,
+  choose: (rows: readonly Row[]) => readonly Row[],
+): Promise<void> {
+  let left: readonly Row[] | undefined;
+  do {
+    await worlds.withWorld(async (world) => {
+      await fund(world);
+      const rows = await recordRows(world);
+      left ??= choose(rows);
+      while (left.length > 0) {
+        const [row, ...rest] = left;
+        if (row === undefined) return;
+        left = rest;
+        if (!await t.step(nameOf(row), () => runRow(world, row, rows))) return;
+      }
+      await t.step("every channel that is left is usable", () => assertAllUsable(world));
+    }, { layout, options: { "log-level": "trace" } });
+  } while (left !== undefined && left.length > 0);
+}
+
+/** A generator that a seed determines (mulberry32). */
+function seeded(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+function sample(rows: readonly Row[]): readonly Row[] {
+  const named = Deno.env.get("ARCUS_TEST_SEED");
+  const seed = named === undefined ? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0 : Number(named);
+  console.log(`ARCUS_TEST_SEED=${seed}`);
+  const random = seeded(seed);
+  const left = [...rows];
+  return Array.from(
+    { length: Math.min(SAMPLE, left.length) },
+    () => left.splice(Math.floor(random() * left.length), 1),
+  ).flat();
+}
+
+Deno.test("disconnect before and after every message, each node as one process", (t) =>
+  runRows(t, "one", (rows) => rows));
+
+Deno.test(`disconnect before and after ${FULL ? "every message" : "some messages"}, separate processes`, (t) =>
+  runRows(t, "processes", FULL ? (rows) => rows : sample));
