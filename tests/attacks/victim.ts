@@ -16,17 +16,21 @@ import type { RawPeerOptions } from "../lib/raw_peer.ts";
 import { generationOf, type OpenRows, openRows } from "../lib/rows.ts";
 import { useWorlds, type World, type WorldOptions } from "../lib/world.ts";
 
-/** Coins of the hostile peers that are made at once; a file that needs more asks again. */
-const COINS_AT_ONCE = 40;
 const OPEN_DEADLINE_MS = 30_000;
 /** What the node puts into a channel that it opens to a hostile peer. */
 const NODE_OPENS_SAT = 400_000n;
 const ROWS_DEADLINE_MS = 10_000;
 
+/** What a file of tests needs. */
+export interface Preparation {
+  /** Coins of the node. Default 4. */
+  readonly coins?: number;
+  /** Coins of the hostile peers, by kind. */
+  readonly stock?: readonly CoinKind[];
+}
+
 /** What a test gets. */
 export class Victim {
-  #coins: HostileCoin[] = [];
-
   private constructor(
     readonly world: World,
     readonly usable: Candidate,
@@ -34,11 +38,13 @@ export class Victim {
     readonly baseline: OpenRows,
     readonly generation: bigint | undefined,
     readonly pids: string,
+    private readonly coins: HostileCoin[],
   ) {}
 
   /** Makes the honest channels, and notes what is there. */
-  static async prepare(world: World, coins = 4): Promise<Victim> {
+  static async prepare(world: World, { coins = 4, stock = [] }: Preparation = {}): Promise<Victim> {
     await fundedAndConnected(world, coins);
+    const stocked = stock.length === 0 ? [] : await realCoins(world.chain, stock);
     const usable = await normalChannel(world);
     const waiting = await openedChannel(world);
     const { alice, bob } = world;
@@ -49,6 +55,7 @@ export class Victim {
       await openRows(alice),
       await generationOf(alice, bob),
       pidsOf(alice),
+      stocked,
     );
   }
 
@@ -85,15 +92,11 @@ export class Victim {
     return { opened };
   }
 
-  /** Confirmed P2TR coins with keys, made before the honest channel waited for its block. */
-  async stock(kind: CoinKind = "p2tr", count = COINS_AT_ONCE): Promise<void> {
-    this.#coins.push(...await realCoins(this.chain, Array.from({ length: count }, () => kind)));
-  }
-
-  /** One of them. */
-  coin(): HostileCoin {
-    const coin = this.#coins.pop();
-    assert.ok(coin, "coins were stocked");
+  /** A confirmed coin with its key, made before the honest channel began to wait for its block. */
+  coin(kind: CoinKind = "p2tr"): HostileCoin {
+    const index = this.coins.findIndex((coin) => coin.kind === kind);
+    const [coin] = index < 0 ? [] : this.coins.splice(index, 1);
+    assert.ok(coin, `no more ${kind} coins were prepared`);
     return coin;
   }
 
@@ -141,15 +144,12 @@ function pidsOf(node: RunningNode): string {
 let shared: Victim | undefined;
 
 /** A victim that a whole file shares: made at the first use, gone after the last test. */
-export async function useVictim(
-  options: WorldOptions = {},
-  prepare: (world: World) => Promise<Victim> = (world) => Victim.prepare(world),
-): Promise<Victim> {
+export async function useVictim(preparation: Preparation = {}, options: WorldOptions = {}): Promise<Victim> {
   const worlds = await useWorlds();
   const over = Promise.withResolvers<void>();
   const ready = Promise.withResolvers<Victim>();
   const running = worlds.withWorld(async (world) => {
-    ready.resolve(await prepare(world));
+    ready.resolve(await Victim.prepare(world, preparation));
     await over.promise;
   }, options);
   running.catch(ready.reject);
