@@ -49,11 +49,11 @@ async function whatBecame({ alice, bob }: World): Promise<string | undefined> {
   }, 60_000).then(({ channelId }) => channelId);
 }
 
-/** The open of a point, interrupted by a kill; then it completes or is begun anew, and ends in CHANNELD_NORMAL. */
-async function interruptedOpen(world: World, daemon: DaemonName, dropped: string): Promise<void> {
+/** The open of a point, cut off from the peer at one of alice's messages and then interrupted by a kill; then it completes or is begun anew, and ends in CHANNELD_NORMAL. */
+async function interruptedOpen(world: World, daemon: DaemonName, lost: string): Promise<void> {
   const { alice, bob, chain } = world;
   await fundedAndConnected(world);
-  await setFaults(alice, { action: "drop", message: dropped });
+  await setFaults(alice, { action: "blackhole", message: lost });
   const opening = openChannel(alice, bob, { sat: OPEN_SAT, perkw: OPEN_PERKW }).catch((error) => error);
   await untilFaultsFired(alice);
   await alice.daemon(daemon).kill();
@@ -64,7 +64,7 @@ async function interruptedOpen(world: World, daemon: DaemonName, dropped: string
   await opening;
   await recovered(world);
   const channelId = await whatBecame(world);
-  const saved = dropped === "commitment_signed" || dropped === "tx_signatures";
+  const saved = lost === "commitment_signed" || lost === "tx_signatures";
   if (!saved) assert.equal(channelId, undefined, "an open that was not saved is forgotten");
   const candidate = channelId === undefined
     ? await openedChannel(world)
@@ -96,7 +96,7 @@ const POINTS: Readonly<Record<string, (world: World, daemon: DaemonName) => Prom
     const { alice, chain } = world;
     await fundedAndConnected(world);
     const first = await openedChannel(world);
-    await setFaults(alice, { action: "drop", message: "tx_complete" });
+    await setFaults(alice, { action: "blackhole", message: "tx_complete" });
     const bump = bumpChannel(alice, first.channelId, { sat: OPEN_SAT + 100_000n, perkw: 3_000 }).catch(
       (error) => error,
     );
@@ -114,7 +114,7 @@ const POINTS: Readonly<Record<string, (world: World, daemon: DaemonName) => Prom
     const { alice, bob, chain } = world;
     await fundedAndConnected(world);
     const candidate = await openedChannel(world);
-    await setFaults(alice, { action: "drop", message: "channel_ready" });
+    await setFaults(alice, { action: "blackhole", message: "channel_ready" });
     await chain.mine(1);
     await untilFaultsFired(alice);
     await alice.daemon(daemon).kill();

@@ -92,6 +92,9 @@ export class Flow {
       if (this.#stopped) return;
       options.log.error({ err: error, peer: key }, "work for a peer failed");
       options.onError(error);
+      // What is still missing is found in the rows: hsmd, say, may be back by then.
+      const peer = options.live.peers.get(key);
+      if (peer !== undefined) this.#retry(peer);
     });
   }
 
