@@ -113,6 +113,15 @@ export class Victim {
     );
   }
 
+  /** Waits until no negotiation is open and no input is reserved for one. */
+  async nothingLeftOpen(): Promise<void> {
+    await until(
+      "no opening is left",
+      async () => (await openRows(this.node)).openings === 0,
+      ROWS_DEADLINE_MS,
+    );
+  }
+
   /** The honest peer never lost its connection, no process died, and both channels are as they were. */
   async unharmed(): Promise<void> {
     const { alice, bob } = this.world;
