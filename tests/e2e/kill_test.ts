@@ -19,6 +19,7 @@ import {
 import { DAEMON_NAMES, type DaemonName } from "tools/node/daemons.ts";
 import { bothNormal, fundedAndConnected, OPEN_PERKW, OPEN_SAT, openedChannel } from "../lib/channels.ts";
 import { setFaults, untilFaultsFired } from "../lib/faults.ts";
+import { generationOf } from "../lib/rows.ts";
 import { useWorlds, type World } from "../lib/world.ts";
 
 const worlds = await useWorlds();
@@ -77,8 +78,12 @@ async function fundingOf({ alice }: World, channelId: string): Promise<string> {
   return bytesToHex((await channelOf(alice, channelId))?.fundingTxid ?? new Uint8Array());
 }
 
+/** Ends the connection that is there, which may hear nothing any more. */
 async function hangUp({ alice, bob }: World): Promise<void> {
+  const before = await generationOf(alice, bob);
+  if (before === undefined) return;
   await alice.rpc.disconnect({ id: hexToBytes(bob.id), force: true }).catch(() => {});
+  await until("the old connection is gone", async () => await generationOf(alice, bob) !== before);
 }
 
 async function setFaultsIfThere({ alice }: World): Promise<void> {
