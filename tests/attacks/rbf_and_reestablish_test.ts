@@ -7,7 +7,7 @@ import { bytesToHex } from "@noble/hashes/utils.js";
 import { p2wsh } from "bolt/tx/scripts.ts";
 import { signedSat } from "bolt/units.ts";
 import type { MessageOf } from "bolt/wire/messages.ts";
-import { bumpChannel, until } from "tools/node/commands.ts";
+import { psbtFor, until } from "tools/node/commands.ts";
 import { fakeCoin, type HostileCoin } from "../lib/hostile_coins.ts";
 import { type Agreed, HOSTILE_SAT, HostilePeer } from "../lib/hostile_peer.ts";
 import { type ChannelRows, channelRows } from "../lib/rows.ts";
@@ -112,8 +112,15 @@ attack(
   async () => {
     const channel = await opened();
     await using peer = channel.peer;
-    const bump = bumpChannel(victim.node, bytesToHex(peer.channelId), { sat: 300_000n, perkw: 3_000 })
-      .then(() => assert.fail("the replacement came to an end"), (error: unknown) => error);
+    const bump = (async () => {
+      const wanted = { sat: 300_000n, perkw: 3_000 };
+      await victim.node.rpc.openChannelBump({
+        channelId: peer.channelId,
+        amount: { msat: wanted.sat * 1000n },
+        initialpsbt: await psbtFor(victim.node, wanted),
+        fundingFeerate: { style: { case: "perkw", value: wanted.perkw } },
+      });
+    })().then(() => assert.fail("the replacement came to an end"), (error: unknown) => error);
     await Promise.race([peer.expect("tx_init_rbf"), bump.then((error) => Promise.reject(error))]);
     await peer.send(peer.rbfMessage());
     await refuses(peer, { type: "tx_abort", text: /another negotiation is open/ });
@@ -409,6 +416,10 @@ attack(
   async () => {
     const channel = await opened();
     await using peer = channel.peer;
+    await until("it can be mined", async () => {
+      const mempool = await victim.chain.rpc<string[]>("getrawmempool");
+      return mempool.includes(channel.agreed.tx.getId());
+    });
     await victim.chain.mine(1);
     await peer.expect("channel_ready");
     await peer.send(peer.rbfMessage({ funding_output_contribution: signedSat(HOSTILE_SAT) }));
