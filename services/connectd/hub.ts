@@ -209,8 +209,7 @@ export class Hub implements ConnectionEvents {
       case "spokeDrop": {
         const { spokeId } = message.value;
         const connection = this.#withSpoke(spokeId);
-        connection?.demux.spokeDrop(spokeId);
-        connection?.perform([]);
+        connection?.perform(connection.demux.spokeDrop(spokeId, this.options.clock.read()));
         return;
       }
       case "connect":

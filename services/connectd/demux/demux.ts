@@ -479,14 +479,18 @@ export class Demux {
     return true;
   }
 
-  /** lightningd does not have that channel: what is held of it is forgotten. */
-  spokeDrop(spokeId: bigint): boolean {
+  /**
+   * lightningd does not have that channel: the message that it was asked about is forgotten. What came behind it may be
+   * another matter (an open, a channel_reestablish after the echo of an abort), so it is asked about anew.
+   */
+  spokeDrop(spokeId: bigint, now: number): DemuxAction[] {
     const channel = this.#bySpoke.get(spokeId);
-    if (channel === undefined) return false;
+    if (channel === undefined) return [];
     this.#answered(channel);
-    this.#forget(channel, channel.nextInSeq);
+    this.#forget(channel, untaken(channel)?.inSeq ?? channel.nextInSeq);
+    const asked = this.#ask(channel, now);
     this.#tidy(channel);
-    return true;
+    return asked;
   }
 
   /** Whether a spoke of this connection waits under this number. */

@@ -120,7 +120,7 @@ Deno.test("demux: a spoke is asked once, restated in full, and answered once", (
   assert.equal(start.nextInSeq, 1n);
   assert.equal(demux.openSpokes, 0);
   assert.deepEqual(demux.tick(1e12), []);
-  assert.equal(demux.spokeDrop(1n), false);
+  assert.deepEqual(demux.spokeDrop(1n, 0), []);
   assert.deepEqual(demux.finalMessages(1n, id(1), [Uint8Array.of(0, 1)]), []);
 });
 
@@ -136,11 +136,22 @@ Deno.test("demux: ids that a peer invents cost nothing once they are answered, a
   const demux = new Demux({ ...LIMITS, maxChannelsPerConnection: 10 }, numbers());
   for (let round = 1; round <= 100; round++) {
     demux.frame(frame(id(round), 0), 0);
-    assert.equal(demux.spokeDrop(BigInt(round)), true);
+    assert.deepEqual(demux.spokeDrop(BigInt(round), 0), []);
   }
   assert.equal(demux.heldBytes, 0);
   for (let i = 1; i <= 10; i++) assert.equal(only(demux.frame(frame(id(i), 0), 0), "spoke").length, 1);
   assert.equal(only(demux.frame(frame(id(11), 0), 0), "hang_up").length, 1);
+});
+
+Deno.test("demux: a drop forgets the message that was asked about, and what came behind it is asked about anew", () => {
+  const demux = new Demux(LIMITS, numbers());
+  const [first] = only(demux.frame(frame(id(1), 1), 0), "spoke");
+  assert.deepEqual(demux.frame(frame(id(1), 2), 0), []);
+  const [second] = only(demux.spokeDrop(first!.spoke.spokeId, 0), "spoke");
+  assert.notEqual(second?.spoke.spokeId, first?.spoke.spokeId);
+  assert.deepEqual(demux.spokeDrop(second!.spoke.spokeId, 0), []);
+  assert.equal(demux.heldBytes, 0);
+  assert.equal(demux.openSpokes, 0);
 });
 
 Deno.test("demux: after draining began nothing is taken of the peer, but subds may still write", () => {

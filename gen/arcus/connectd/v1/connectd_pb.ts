@@ -876,7 +876,8 @@ export const SpokeWaitSchema: GenMessage<SpokeWait> = /*@__PURE__*/
   messageDesc(file_arcus_connectd_v1_connectd, 18);
 
 /**
- * Forget the held frames of this channel: a verdict only for a channel that we do not have.
+ * Forget the message that was asked about: a verdict only for a channel that we do not have. What is held behind it
+ * is asked about anew.
  *
  * @generated from message arcus.connectd.v1.SpokeDrop
  */
