@@ -32,14 +32,20 @@ export type Held = Omit<HeldChannel, "$typeName">;
 export interface SubdOwner {
   readonly peerId: Uint8Array;
   readonly epoch: bigint;
-  /** What connectd must present, and which connection it may speak for. Replaced when lightningd says so. */
-  token: Uint8Array;
-  generation: bigint;
+  /** What connectd must present, and which connection it may speak for. */
+  readonly token: Uint8Array;
+  readonly generation: bigint;
   readonly channel: bigint;
   readonly opening: bigint;
+  /** The opening that lightningd knows it by: also the one that its channel came from; 0 for none. */
+  readonly knownOpening: bigint;
   readonly channelId: Uint8Array;
   /** Undefined once its rows are gone. */
   held(): Held | undefined;
+  /** lightningd assigned it again with the same epoch: a new connection. */
+  assignedAgain(assigned: Pick<Assigned, "token" | "generation">): void;
+  /** lightningd withdraws only a part of it (an RBF's opening); false: there is no such part. */
+  withdrawPart(opening: bigint): boolean;
   /** Begins: what the rows ask for, then whatever is queued. */
   start(): void;
   /** connectd's stream; what was attached before is over. */

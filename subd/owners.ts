@@ -1,5 +1,5 @@
 /** Everything that a replica owns, and how it comes and goes. */
-import { bytesToHex } from "@noble/hashes/utils.js";
+import { sameBytes } from "bolt/tx/transaction.ts";
 import type { Logger } from "common/log.ts";
 import type { SubdWelcome } from "gen/arcus/subd/v1/subd_pb.ts";
 import { SupersededError } from "./fence.ts";
@@ -45,8 +45,7 @@ export class Owners<O extends SubdOwner> {
     const held = this.find(assigned);
     if (held !== undefined && assigned.epoch < held.epoch) return `EPOCH_STALE: ${key} is at ${held.epoch}`;
     if (held !== undefined && assigned.epoch === held.epoch) {
-      held.token = assigned.token;
-      held.generation = assigned.generation;
+      held.assignedAgain(assigned);
       return "";
     }
     if (held !== undefined) {
@@ -74,6 +73,7 @@ export class Owners<O extends SubdOwner> {
   withdraw(which: { readonly channel: bigint; readonly opening: bigint; readonly epoch: bigint }): void {
     const owner = this.find(which);
     if (owner === undefined || owner.epoch > which.epoch) return;
+    if (which.channel === 0n && owner.withdrawPart(which.opening)) return;
     this.#owners.delete(owner);
     owner.stop(null);
   }
@@ -93,7 +93,7 @@ export class Owners<O extends SubdOwner> {
 
   /** By channel, else by opening. */
   find(which: { readonly channel: bigint; readonly opening: bigint }): O | undefined {
-    return [...this.#owners].find((owner) =>
+    return this.#first((owner) =>
       which.channel !== 0n
         ? owner.channel === which.channel
         : which.opening !== 0n && owner.opening === which.opening
@@ -102,15 +102,18 @@ export class Owners<O extends SubdOwner> {
 
   /** By the channel id that connectd and users know. */
   findById(channelId: Uint8Array): O | undefined {
-    const wanted = bytesToHex(channelId);
-    return [...this.#owners].find((owner) => bytesToHex(owner.channelId) === wanted);
+    return this.#first((owner) => sameBytes(owner.channelId, channelId));
   }
 
   /** By the token that lightningd drew for this attachment; an empty one is nobody's. */
   findByToken(token: Uint8Array): O | undefined {
     if (token.length === 0) return undefined;
-    const wanted = bytesToHex(token);
-    return [...this.#owners].find((owner) => bytesToHex(owner.token) === wanted);
+    return this.#first((owner) => sameBytes(owner.token, token));
+  }
+
+  #first(matches: (owner: O) => boolean): O | undefined {
+    for (const owner of this.#owners) if (matches(owner)) return owner;
+    return undefined;
   }
 
   /** Every owner. */

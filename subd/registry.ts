@@ -110,8 +110,8 @@ export class RegistryClient<O extends SubdOwner> {
 
   /** The owner let go. */
   ended(owner: O, how: Ended): void {
-    if (how.type === "released") return this.released(owner, owner.opening, how.reason, how.detail);
-    const { channel, opening, epoch } = owner;
+    if (how.type === "released") return this.released(owner, owner.knownOpening, how.reason, how.detail);
+    const { channel, knownOpening: opening, epoch } = owner;
     this.#write({ message: { case: "superseded", value: { channel, opening, epoch, detail: how.detail } } });
   }
 

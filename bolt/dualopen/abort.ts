@@ -58,6 +58,12 @@ export function isFresh(state: DualOpenState): boolean {
   return nothingLeft(state) && !state.awaitingAbortEcho;
 }
 
+/** The failure of a command that waits for the peer's tx_signatures; nothing when no attempt waits for them. */
+function failedIfIncomplete({ channel }: DualOpenState, detail: string): Action[] {
+  const attempt = channel === null ? undefined : currentAttempt(channel);
+  return attempt === undefined || attempt.completeTx !== null ? [] : [failed(detail, true)];
+}
+
 /** Whether the final channel id is not known to both yet. */
 function hasTemporaryId(state: DualOpenState): boolean {
   return state.temporaryChannelId !== null && sameBytes(state.channelId, state.temporaryChannelId);
@@ -108,8 +114,13 @@ export function onTxAbort(state: DualOpenState, message: TxAbort): Step {
     return nothingLeft(settled) ? end(settled, { type: "open_failed", detail: "aborted" }) : to(settled);
   }
   const echo = send(txAbortMessage(state.channelId, "acknowledged"));
-  const back = takeBack(state, detail, true) ??
-    to(state, { type: "log", level: "info", text: `tx_abort: ${detail}` });
+  // Our signatures are out: nothing is forgotten (item 59), yet whoever waits for the peer's has its answer.
+  const kept = to(
+    state,
+    { type: "log", level: "info", text: `tx_abort: ${detail}` },
+    ...failedIfIncomplete(state, detail),
+  );
+  const back = takeBack(state, detail, true) ?? kept;
   const echoed: Step = andThen(back, (s) => to(s, echo));
   return nothingLeft(echoed.state) ? andThen(echoed, (s) => end(s, { type: "open_failed", detail })) : echoed;
 }

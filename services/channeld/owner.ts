@@ -61,6 +61,7 @@ export class Owner implements SubdOwner {
   generation: bigint;
   readonly channel: bigint;
   readonly opening = 0n;
+  readonly knownOpening = 0n;
 
   readonly #host: OwnerHost;
   readonly #log: Logger;
@@ -110,6 +111,15 @@ export class Owner implements SubdOwner {
     if (this.#over) return undefined;
     const { channel, opening, epoch, version, peerId, channelId, generation } = this;
     return { channel, opening, epoch, version, peerId, channelId, generation };
+  }
+
+  assignedAgain({ token, generation }: Pick<Assigned, "token" | "generation">): void {
+    this.token = token;
+    this.generation = generation;
+  }
+
+  withdrawPart(): boolean {
+    return false;
   }
 
   start(): void {

@@ -11,15 +11,17 @@ import {
   COMMITMENTS_VERSION,
   decodeAttempt,
   decodeChannel,
-  decodeParams,
-  decodeWitnesses,
   encodeAttempt,
   encodeFirstCommitments,
+} from "./codec.ts";
+import {
+  decodeParams,
+  decodeWitnesses,
   encodeParams,
   encodeWitnesses,
   PARAMS_VERSION,
   RowError,
-} from "./codec.ts";
+} from "subd/rows.ts";
 import { opened, savedOf, unsigned } from "./testing/rows.ts";
 
 const FEATURES = { local: Uint8Array.of(1, 2), remote: Uint8Array.of(3) };

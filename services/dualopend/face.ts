@@ -3,17 +3,9 @@ import type { Input } from "bolt/dualopen/inputs.ts";
 import { step } from "bolt/dualopen/machine.ts";
 import { attemptOf, currentAttempt, type Step, weSigned } from "bolt/dualopen/step.ts";
 import type { DualOpenState } from "bolt/dualopen/types.ts";
-import { sameBytes } from "bolt/tx/transaction.ts";
 import { feerate } from "bolt/units.ts";
-import { requireBytes, requireCase } from "common/grpc/check.ts";
-import {
-  ArcusError,
-  Code,
-  failedPrecondition,
-  invalidArgument,
-  permissionDenied,
-  unavailable,
-} from "common/grpc/errors.ts";
+import { requireBytes } from "common/grpc/check.ts";
+import { ArcusError, Code, failedPrecondition, invalidArgument, unavailable } from "common/grpc/errors.ts";
 import { type CallContext, implement, type ImplementedService } from "common/grpc/server.ts";
 import type { Logger } from "common/log.ts";
 import {
@@ -23,12 +15,11 @@ import {
   type OpenInitRequest,
   type SignResponseSchema,
 } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
-import { type AttachHello, Subd } from "gen/arcus/subd/v1/subd_pb.ts";
+import { subdFace } from "subd/face.ts";
+import type { Owners } from "subd/owners.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { Attachment, type AttachStream } from "./attachment.ts";
 import { negotiationResponse, stateName, stepName } from "./negotiation.ts";
 import type { Owner, OwnerEvent, Watch } from "./owner.ts";
-import type { Owners } from "./owners.ts";
 import { pause } from "./patience.ts";
 
 /** How long OpenInit waits for connectd's stream, which lightningd asked for just before. */
@@ -52,7 +43,7 @@ type Signed = MessageInitShape<typeof SignResponseSchema>;
 
 /** What the face needs. */
 export interface FaceOptions {
-  readonly owners: Owners;
+  readonly owners: Owners<Owner>;
   readonly instance: string;
   readonly log: Logger;
   randomBytes(length: number): Uint8Array;
@@ -61,69 +52,6 @@ export interface FaceOptions {
 /** Both services. */
 export function faces(options: FaceOptions): ImplementedService[] {
   return [subdFace(options), dualopendFace(options)];
-}
-
-// connectd -------------------------------------------------------------------------------------------------------
-
-function accept(options: FaceOptions, stream: AttachStream, hello: AttachHello): [Owner, Attachment] {
-  const { owners, instance } = options;
-  const owner = owners.findByToken(hello.token);
-  if (owner === undefined || !sameBytes(hello.peerId, owner.peerId)) {
-    throw permissionDenied("WRONG_TOKEN", "no channel of this replica has this token");
-  }
-  if (hello.epoch !== owner.epoch) throw failedPrecondition("EPOCH_STALE", `this owner has ${owner.epoch}`);
-  if (hello.generation !== owner.generation) {
-    throw failedPrecondition("GENERATION_STALE", `this owner was told ${owner.generation}`);
-  }
-  const attachment = new Attachment(stream, hello);
-  attachment.attached(instance, owner.epoch);
-  owner.attach(attachment);
-  return [owner, attachment];
-}
-
-function subdFace(options: FaceOptions): ImplementedService {
-  return implement(Subd, {
-    attach: {
-      open(stream) {
-        let held: [Owner, Attachment] | undefined;
-        stream.onMessage((request) => {
-          try {
-            const message = requireCase(request.message, "message");
-            if (held === undefined) {
-              if (message.case !== "attach") {
-                throw invalidArgument("NO_HELLO", "the first message must be attach");
-              }
-              held = accept(options, stream, message.value);
-              return;
-            }
-            const [owner, attachment] = held;
-            switch (message.case) {
-              case "attach":
-                throw invalidArgument("SECOND_HELLO", "attach is the first message only");
-              case "frame": {
-                const { inSeq, data } = message.value;
-                if (!attachment.inOrder(inSeq)) throw invalidArgument("FRAME_GAP", `frame ${inSeq}`);
-                return owner.frame(attachment, inSeq, data);
-              }
-              case "written":
-                return;
-              case "peerGone":
-                return owner.gone(attachment);
-            }
-          } catch (error) {
-            options.log.warn({ err: error }, "an attachment is refused");
-            stream.end(error);
-            held?.[0].gone(held[1]);
-          }
-        });
-        stream.onEnd(() => {
-          if (held !== undefined) held[0].gone(held[1]);
-          else stream.end();
-        });
-      },
-    },
-    listHeld: () => ({ instance: options.instance, channels: options.owners.held() }),
-  });
 }
 
 // Commands -------------------------------------------------------------------------------------------------------

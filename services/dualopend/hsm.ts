@@ -11,7 +11,7 @@ import type {
   SignFundingAttemptRequestSchema,
 } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { patiently } from "./patience.ts";
-import { SupersededError } from "./store.ts";
+import { SupersededError } from "subd/fence.ts";
 
 /** The channel as hsmd knows it. */
 export interface HsmChannel {

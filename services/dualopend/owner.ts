@@ -8,7 +8,7 @@ import type { Action, Outcome, StoreStep } from "bolt/dualopen/actions.ts";
 import type { HsmRequestType, Input } from "bolt/dualopen/inputs.ts";
 import { fromRows, newOpening, onGarbage, step } from "bolt/dualopen/machine.ts";
 import { attemptOf, currentAttempt, type Step, weSigned } from "bolt/dualopen/step.ts";
-import type { Attempt, DualOpenState, EndReason, Policy, SavedChannel, Setup } from "bolt/dualopen/types.ts";
+import type { Attempt, DualOpenState, EndReason, SavedChannel, Setup } from "bolt/dualopen/types.ts";
 import { unreachable } from "bolt/result.ts";
 import type { OutPoint } from "bolt/tx/transaction.ts";
 import { errorMessage, txAbortMessage } from "bolt/wire/error_text.ts";
@@ -19,26 +19,26 @@ import type { Logger } from "common/log.ts";
 import type { Sql } from "common/pg/client.ts";
 import type { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { type Lightningd, TestFundingTxResponse_Verdict } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
-import { type HeldChannel, Released_Reason } from "gen/arcus/subd/v1/subd_pb.ts";
-import type { Attachment } from "./attachment.ts";
+import { Released_Reason } from "gen/arcus/subd/v1/subd_pb.ts";
+import type { Attachment } from "subd/attachment.ts";
+import { type Fence, type Place, savePlace, SupersededError } from "subd/fence.ts";
+import type { Assigned, Ended, Held, SubdOwner } from "subd/owner.ts";
+import type { NodeFacts } from "subd/owners.ts";
 import { type HsmAnswer, Signer } from "./hsm.ts";
 import { patiently } from "./patience.ts";
 import { readPlan } from "./plans.ts";
+import { readPolicy } from "./policy.ts";
 import {
   dropOpening,
   dropRbf,
-  type Fence,
   loadChainFacts,
   loadChannel,
   loadOpening,
-  type Place,
   saveAttempt,
   type SavedAttempt,
   saveLock,
   saveOpen,
-  savePlace,
   saveStep,
-  SupersededError,
 } from "./store.ts";
 
 /** Bytes of randomness that a negotiation's serial ids come from. */
@@ -46,38 +46,6 @@ const ENTROPY_LENGTH = 32;
 /** What a peer is told when the cause is ours alone. */
 const OUR_FAULT = "internal error";
 const CANNOT_FUND = "cannot take part in this funding transaction now";
-
-/** What lightningd assigned, checked. */
-export interface Assigned {
-  /** channels.channel; 0 for an opening. */
-  readonly channel: bigint;
-  /** openings.opening; 0 for a channel. */
-  readonly opening: bigint;
-  readonly epoch: bigint;
-  readonly peerId: Uint8Array;
-  readonly generation: bigint;
-  readonly channelId: Uint8Array;
-  /** Empty when the peer is away. */
-  readonly token: Uint8Array;
-  /** Empty when the peer is away. */
-  readonly peerFeatures: Uint8Array;
-  readonly height: number;
-  readonly shutdownScript: Uint8Array;
-}
-
-/** Which node this is, and its policy, as lightningd's welcome says. */
-export interface NodeFacts {
-  readonly nodeId: Uint8Array;
-  readonly chainHash: Uint8Array;
-  readonly features: Uint8Array;
-  readonly policy: Policy;
-  readonly openTimeoutMs: number;
-}
-
-/** How an ownership ended. */
-export type Ended =
-  | { readonly type: "released"; readonly reason: Released_Reason; readonly detail: string }
-  | { readonly type: "superseded"; readonly detail: string };
 
 /** What an owner needs of its process. */
 export interface OwnerHost {
@@ -147,10 +115,11 @@ interface Loaded {
 export async function loadOwner(host: OwnerHost, assigned: Assigned, node: NodeFacts): Promise<Owner> {
   const stopped = new AbortController();
   const { epoch } = assigned;
+  const { policy, openTimeoutMs } = readPolicy(node.welcome);
   const common = {
     nodeIds: { local: node.nodeId, remote: assigned.peerId },
     chainHash: node.chainHash,
-    policy: node.policy,
+    policy,
     shutdownScript: assigned.shutdownScript,
   };
   if (assigned.channel !== 0n) {
@@ -174,7 +143,7 @@ export async function loadOwner(host: OwnerHost, assigned: Assigned, node: NodeF
       features: setup.features,
       signer,
       stopped,
-      openTimeoutMs: node.openTimeoutMs,
+      openTimeoutMs,
     });
   }
   const row = await loadOpening(host.sql, assigned.opening, epoch);
@@ -203,12 +172,12 @@ export async function loadOwner(host: OwnerHost, assigned: Assigned, node: NodeF
     features: setup.features,
     signer,
     stopped,
-    openTimeoutMs: node.openTimeoutMs,
+    openTimeoutMs,
   });
 }
 
 /** One owner. Everything happens in its queue, one after the other. */
-export class Owner {
+export class Owner implements SubdOwner {
   readonly peerId: Uint8Array;
   readonly epoch: bigint;
   readonly #host: OwnerHost;
@@ -311,7 +280,7 @@ export class Owner {
   }
 
   /** What a hello says of it; undefined once its rows are gone. */
-  held(): Omit<HeldChannel, "$typeName"> | undefined {
+  held(): Held | undefined {
     if (!this.#rowsLeft || this.#over) return undefined;
     return {
       channel: this.#channel,
@@ -409,6 +378,13 @@ export class Owner {
       run: (state) =>
         state.negotiation === null ? { state, actions: [] } : step(state, { type: "abort", reason }),
     });
+  }
+
+  /** The opening of an RBF: its negotiation is aborted, the channel stays. */
+  withdrawPart(): boolean {
+    if (this.#channel === 0n) return false;
+    this.abortRbf("the replacement was given up");
+    return true;
   }
 
   /** Lets go at once and says nothing more to the peer: withdrawn, replaced by a newer assignment, or draining. */

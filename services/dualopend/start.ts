@@ -9,9 +9,10 @@ import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { Lightningd } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
 import { Released_Reason } from "gen/arcus/subd/v1/subd_pb.ts";
 import { faces } from "./face.ts";
-import { Owners } from "./owners.ts";
-import { RegistryClient } from "./registry.ts";
-import { loadNode } from "./store.ts";
+import { loadNode } from "subd/fence.ts";
+import { Owners } from "subd/owners.ts";
+import { RegistryClient } from "subd/registry.ts";
+import { loadOwner, type Owner, type OwnerHost } from "./owner.ts";
 
 /** What dualopend needs. */
 export interface DualopendConfig {
@@ -86,16 +87,8 @@ export async function start(config: DualopendConfig): Promise<RunningDualopend> 
     database: Database,
     { hsmd, lightningd }: { readonly hsmd: Channel; readonly lightningd: Channel },
   ): Promise<RunningDualopend> {
-    const host = {
-      sql: database.sql,
-      hsmd: client(Hsmd, hsmd),
-      lightningd: client(Lightningd, lightningd),
-      log,
-      instance,
-      randomBytes,
-      timer,
-    };
-    const registry = new RegistryClient({
+    const registry = new RegistryClient<Owner>({
+      daemon: "dualopend",
       channel: lightningd,
       log,
       instance,
@@ -105,7 +98,23 @@ export async function start(config: DualopendConfig): Promise<RunningDualopend> 
       onStranger: config.onFatal,
       timer,
     });
-    const owners = new Owners(host, registry, log);
+    const host: OwnerHost = {
+      sql: database.sql,
+      hsmd: client(Hsmd, hsmd),
+      lightningd: client(Lightningd, lightningd),
+      log,
+      instance,
+      randomBytes,
+      timer,
+      changed: (owner, opening) => registry.changed(owner, opening),
+      rbfEnded: (owner, opening, detail) =>
+        registry.released(owner, opening, Released_Reason.RBF_FAILED, detail),
+      ended: (owner, how) => {
+        owners.remove(owner);
+        registry.ended(owner, how);
+      },
+    };
+    const owners = new Owners<Owner>((assigned, node) => loadOwner(host, assigned, node), log);
     const server = createServer({
       services: faces({ owners, instance, log, randomBytes }),
       log,

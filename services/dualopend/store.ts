@@ -11,27 +11,23 @@ import { unreachable } from "bolt/result.ts";
 import { height } from "bolt/units.ts";
 import type { Sql } from "common/pg/client.ts";
 import {
+  after,
+  type Fence,
+  fenced,
+  type Place,
+  placeColumns,
+  stateColumns,
+  SupersededError,
+  type Versioned,
+} from "subd/fence.ts";
+import { encodeParams, encodeWitnesses, readSideColumn } from "subd/rows.ts";
+import {
   type AttemptRow,
   type ChannelRow,
   decodeChannel,
   encodeAttempt,
   encodeFirstCommitments,
-  encodeParams,
-  encodeWitnesses,
-  readSideColumn,
 } from "./codec.ts";
-
-/** The fence matched no row: another owner has this channel or opening, or it is gone. */
-export class SupersededError extends Error {
-  override readonly name = "SupersededError";
-}
-
-/** Which node this database is. */
-export interface NodeRow {
-  readonly nodeId: Uint8Array;
-  readonly chainHash: Uint8Array;
-  readonly databaseId: Uint8Array;
-}
 
 /** An opening that was assigned. */
 export interface LoadedOpening {
@@ -42,22 +38,6 @@ export interface LoadedOpening {
   readonly temporaryChannelId: Uint8Array;
   readonly channelKeyId: Uint8Array;
   readonly paymentKeyIndex: number;
-}
-
-/** Where a channel stands on its connection. */
-export interface Place {
-  readonly generation: bigint;
-  readonly inSeq: bigint;
-  readonly outSeq: bigint;
-  readonly reestablishSent: boolean;
-  readonly reestablishReceived: boolean;
-}
-
-/** What every write of a saved channel names. */
-export interface Fence {
-  readonly channel: bigint;
-  readonly epoch: bigint;
-  readonly version: bigint;
 }
 
 /** A saved channel that was assigned. */
@@ -86,17 +66,6 @@ export type ChannelStep = Exclude<
   StoreStep,
   { readonly type: "save_open" | "save_attempt" | "drop_opening" | "lock" }
 >;
-
-/** The node's identity; undefined before lightningd's first start. */
-export async function loadNode(sql: Sql): Promise<NodeRow | undefined> {
-  const [row] = await sql<{ node_id: Uint8Array; chain_hash: Uint8Array; database_id: Uint8Array }[]>`
-    SELECT node_id, chain_hash, database_id FROM node`;
-  return row === undefined ? undefined : {
-    nodeId: new Uint8Array(row.node_id),
-    chainHash: new Uint8Array(row.chain_hash),
-    databaseId: new Uint8Array(row.database_id),
-  };
-}
 
 /** A first open's row. SupersededError when this epoch does not own it. */
 export async function loadOpening(sql: Sql, opening: bigint, epoch: bigint): Promise<LoadedOpening> {
@@ -197,24 +166,6 @@ export async function loadChainFacts(sql: Sql, channel: bigint | null, atLeast: 
       }]
     ),
   };
-}
-
-/** The columns of a place. */
-function placeColumns(sql: Sql, place: Place) {
-  return sql`generation = ${place.generation}, in_seq = ${place.inSeq}, out_seq = ${place.outSeq},
-    reestablish_sent = ${place.reestablishSent}, reestablish_received = ${place.reestablishReceived}`;
-}
-
-/** The columns of a state; when it changed is stored too. */
-function stateColumns(sql: Sql, state: ChannelState) {
-  return sql`state = ${state},
-    state_changed_at = CASE WHEN channels.state = ${state} THEN channels.state_changed_at ELSE now() END`;
-}
-
-/** Which channel, which owner, which version. */
-function fenced(sql: Sql, fence: Fence) {
-  return sql`channels.channel = ${fence.channel} AND channels.owner_epoch = ${fence.epoch}
-    AND channels.version = ${fence.version}`;
 }
 
 /** What an attempt spends, for json_to_recordset. */
@@ -359,28 +310,6 @@ export async function dropRbf(sql: Sql, fence: Fence): Promise<void> {
     )
     SELECT channel FROM mine`;
   if (row === undefined) throw new SupersededError(`channel ${fence.channel} was taken away`);
-}
-
-/** Only the place on the connection: before channel_reestablish is sent, and once the peer's came. */
-export async function savePlace(sql: Sql, fence: Fence, place: Place): Promise<Fence> {
-  const rows = await sql<Versioned[]>`
-    UPDATE channels SET version = version + 1, ${placeColumns(sql, place)}
-    WHERE ${fenced(sql, fence)} RETURNING version`;
-  return after(fence, rows);
-}
-
-interface Versioned {
-  readonly version: bigint;
-}
-
-function after(fence: Fence, rows: readonly Versioned[]): Fence {
-  const [row] = rows;
-  if (row === undefined) {
-    throw new SupersededError(
-      `channel ${fence.channel} is not at epoch ${fence.epoch}, version ${fence.version}`,
-    );
-  }
-  return { ...fence, version: row.version };
 }
 
 /** Our channel_ready as sent: locks the attempt, and writes the commitments that channeld goes on from. */

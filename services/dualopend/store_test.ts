@@ -4,20 +4,17 @@ import { height } from "bolt/units.ts";
 import { codeOf, type Database, openDatabase, type Sql } from "common/pg/client.ts";
 import { usePostgres } from "common/testing/database.ts";
 import { createNodeDatabase } from "tools/node/database.ts";
+import { type Fence, type Place, savePlace, SupersededError } from "subd/fence.ts";
 import {
   dropOpening,
   dropRbf,
-  type Fence,
   loadChainFacts,
   loadChannel,
   loadOpening,
-  type Place,
   saveAttempt,
   saveLock,
   saveOpen,
-  savePlace,
   saveStep,
-  SupersededError,
 } from "./store.ts";
 import {
   firstStep,

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { bytesToHex } from "@noble/hashes/utils.js";
 import { fromBinary } from "@bufbuild/protobuf";
 import type { MessageType } from "bolt/wire/messages.ts";
 import { ArcusError, Code } from "common/grpc/errors.ts";
@@ -518,9 +519,11 @@ test("a bad first commitment_signed: tx_abort, and neither side keeps a row or a
   await using nodes = await twoNodes(postgres.server);
   const { alice, bob } = nodes;
   const assignment = await nodes.prepare();
-  const { b } = nodes.wire.ends;
-  const deliver = b.deliver.bind(b);
-  b.deliver = (data) => {
+  const { a, b } = nodes.wire.ends;
+  // Both put in as much, so the lesser node id signs first: that side must see the bad signature before it signs.
+  const first = bytesToHex(alice.nodeId) < bytesToHex(bob.nodeId) ? a : b;
+  const deliver = first.deliver.bind(first);
+  first.deliver = (data) => {
     const bad = data.slice();
     // A byte in the middle of the signature, behind type and channel id.
     if (data[1] === COMMITMENT_SIGNED && data[0] === 0) bad[60]! ^= 1;
@@ -534,7 +537,7 @@ test("a bad first commitment_signed: tx_abort, and neither side keeps a row or a
     const [row] = await node.sql<{ n: bigint }[]>`SELECT count(*) AS n FROM reservations`;
     assert.equal(row!.n, 0n);
   }
-  assert.equal(b.sent.includes("tx_abort"), true);
+  assert.equal(first.sent.includes("tx_abort"), true);
 });
 
 test("tx_abort after our tx_signatures is echoed and forgets nothing; an early channel_ready locks nothing", async () => {
