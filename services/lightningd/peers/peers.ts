@@ -79,13 +79,19 @@ export class PeerRoom implements Peers {
     const features = options.features ?? nodeFeatures();
     const store = this.#store = new PeerStore(sql, leader);
     const newScript = async () => (await wallet.newAddress()).script;
+    const remembered = () =>
+      newScript().catch((error) => {
+        // A failure is not remembered: hsmd may be back at the next try.
+        this.#shutdownScript = undefined;
+        throw error;
+      });
     const assigner = this.#assigner = new Assigner({
       live,
       store,
       hsmd,
       log,
       height: () => chain.height(),
-      shutdownScript: (fresh) => fresh ? newScript() : this.#shutdownScript ??= newScript(),
+      shutdownScript: (fresh) => fresh ? newScript() : this.#shutdownScript ??= remembered(),
     });
     const flow = this.#flow = new Flow({
       live,
