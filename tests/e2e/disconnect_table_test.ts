@@ -4,27 +4,37 @@
  * completes. The rows come from recorded runs, so that no message is missing.
  *
  * The whole table runs with each node as one process. On separate processes a sample runs, drawn by ARCUS_TEST_SEED; with
- * ARCUS_TEST_FULL=1 the whole table.
+ * ARCUS_TEST_FULL=1 the whole table. ARCUS_TEST_ROWS, a pattern, runs only rows whose name it matches.
  */
 import assert from "node:assert/strict";
-import { bytesToHex } from "@noble/hashes/utils.js";
+import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
 import type { Layout } from "tools/node/launch.ts";
 import {
+  beginBump,
   bumpChannel,
   type Candidate,
   connect,
+  finishNegotiation,
   fundWallets,
   openChannel,
   until,
   untilState,
   untilSynced,
 } from "tools/node/commands.ts";
-import { type Cut, cutsAt, generationsOf, nameOfCut, reconnected, recordMessages } from "../lib/cuts.ts";
-import { setFaults, untilFaultsFired } from "../lib/faults.ts";
-import { hasChannel, marksOf, untilOutcome } from "../lib/outcome.ts";
+import {
+  attachmentsOf,
+  type Cut,
+  cutsAt,
+  generationsOf,
+  nameOfCut,
+  reconnected,
+  recordMessages,
+} from "../lib/cuts.ts";
+import { faultsPending, setFaults, untilFaultsFired } from "../lib/faults.ts";
+import { awaitsSignature, hasChannel, marksOf, untilOutcome } from "../lib/outcome.ts";
 import { channelRows } from "../lib/rows.ts";
-import { FULL, useWorlds, type World } from "../lib/world.ts";
+import { FULL, logsOf, useWorlds, type World } from "../lib/world.ts";
 
 const worlds = await useWorlds();
 
@@ -32,15 +42,22 @@ const worlds = await useWorlds();
 const SAT = 200_000n;
 const COIN_SAT = 250_000n;
 /** Coins of each wallet: every row takes one, and the recorded runs. */
-const COINS = 130;
+const COINS = 80;
 /** Coins of one payment: it must stay small enough for the purse's fee. */
 const COINS_AT_ONCE = 10;
 const PERKW = 1_000;
-const BUMP_PERKW = 2_000;
+const BUMP = { sat: SAT, perkw: 2_000 };
 /** Channels that wait for a block at a time. */
-const MOST_WAITING = 4;
+const MOST_WAITING = 8;
 /** Rows of a sample. */
 const SAMPLE = 4;
+
+/** Rows that somebody asked for. */
+const ROWS = patternOf(Deno.env.get("ARCUS_TEST_ROWS"));
+
+function patternOf(text: string | undefined): RegExp | undefined {
+  return text === undefined ? undefined : new RegExp(text);
+}
 
 /** A row: the connection breaks there, during that. */
 interface Row {
@@ -69,7 +86,7 @@ async function fund(world: World): Promise<void> {
 const open = ({ alice, bob }: World): Promise<Candidate> =>
   openChannel(alice, bob, { sat: SAT, perkw: PERKW });
 const bump = ({ alice }: World, { channelId }: Candidate): Promise<Candidate> =>
-  bumpChannel(alice, channelId, { sat: SAT, perkw: BUMP_PERKW });
+  bumpChannel(alice, channelId, BUMP);
 
 /** A block for each few channels: the accepter bounds how many of one peer's wait for one. */
 async function mineIfMany({ alice, bob, chain }: World): Promise<void> {
@@ -145,15 +162,11 @@ async function cutDuring(world: World, { cut }: Row, work: () => Promise<unknown
   const before = await generationsOf(world);
   const node = nodeOf(world, cut);
   await setFaults(node, { action: cut.action, message: cut.message, nth: cut.nth });
-  // What breaks may fail, but not before it was broken.
-  let broken = false;
-  const working = work().catch((error: unknown) => {
-    if (!broken) throw error;
+  // What is cut may fail, but not before it was cut.
+  const working = work().catch(async (error: unknown) => {
+    if (await faultsPending(node) > 0) throw error;
   });
-  await Promise.race([
-    Promise.all([working, untilFaultsFired(node)]),
-    untilFaultsFired(node).then(() => broken = true),
-  ]);
+  await Promise.race([untilFaultsFired(node), working.then(() => untilFaultsFired(node))]);
   await reconnected(world, before);
   await working;
   await setFaults(node);
@@ -189,7 +202,22 @@ async function runRow(world: World, row: Row, rows: readonly Row[]): Promise<voi
     case "replacement": {
       const first = await opened(world);
       const marks = await marksOf(alice, bob);
-      await cutDuring(world, row, () => bump(world, first));
+      let negotiated = "";
+      await cutDuring(world, row, async () => {
+        const begun = await beginBump(alice, first.channelId, BUMP);
+        negotiated = begun.psbt;
+        await finishNegotiation(alice, begun);
+      });
+      if (await awaitsSignature(alice, marks)) {
+        await until(
+          "alice's owner has the channel back",
+          async () => (await attachmentsOf(alice, bob)).some((id) => bytesToHex(id) === first.channelId),
+        );
+        await alice.rpc.openChannelSigned({
+          channelId: hexToBytes(first.channelId),
+          signedPsbt: negotiated,
+        });
+      }
       const outcome = await untilOutcome(world, marks);
       assert.equal(outcome.type, demanded(row, rows) ?? outcome.type);
       await bothIn(world, first.channelId, ChannelState.DualopendAwaitingLockin);
@@ -227,6 +255,15 @@ async function assertAllUsable({ alice, bob, chain }: World): Promise<void> {
   if (first?.id !== undefined) assert.ok(await hasChannel(bob, first.id));
 }
 
+async function withLogs({ alice, bob }: World, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    throw new Error(`${text}\n${logsOf([alice, bob])}`, { cause: error });
+  }
+}
+
 /** Runs rows in one world; a row that fails costs the world, and the next row gets a new one. */
 async function runRows(
   t: Deno.TestContext,
@@ -238,15 +275,15 @@ async function runRows(
     await worlds.withWorld(async (world) => {
       await fund(world);
       const rows = await recordRows(world);
-      left ??= choose(rows);
+      left ??= ROWS === undefined ? choose(rows) : rows.filter((row) => ROWS.test(nameOf(row)));
       while (left.length > 0) {
         const [row, ...rest] = left;
         if (row === undefined) return;
         left = rest;
-        if (!await t.step(nameOf(row), () => runRow(world, row, rows))) return;
+        if (!await t.step(nameOf(row), () => withLogs(world, () => runRow(world, row, rows)))) return;
       }
       await t.step("every channel that is left is usable", () => assertAllUsable(world));
-    }, { layout, options: { "log-level": "trace" } });
+    }, { layout, options: { "log-level": "trace", "max-opens-per-peer": String(2 * MOST_WAITING) } });
   } while (left !== undefined && left.length > 0);
 }
 

@@ -51,6 +51,11 @@ export async function setFaults(node: RunningNode, ...faults: readonly Fault[]):
   });
 }
 
+/** How many rules of a node have not fired. */
+export async function faultsPending(node: RunningNode): Promise<number> {
+  return (await node.connectd.listFaults({})).pending.length;
+}
+
 /** Waits until every rule of a node has fired. */
 export async function untilFaultsFired(node: RunningNode): Promise<void> {
   let left: readonly string[] = [];

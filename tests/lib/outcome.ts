@@ -10,6 +10,8 @@ export interface AttemptRow {
   readonly channelId: string;
   readonly txid: string;
   readonly state: string;
+  /** The peer's commitment_signed is stored, and our tx_signatures are not. */
+  readonly toSign: boolean;
   readonly complete: boolean;
   readonly aborted: boolean;
 }
@@ -29,10 +31,12 @@ export async function attemptsAfter(node: RunningNode, after: bigint): Promise<A
       channelId: Uint8Array;
       txid: Uint8Array;
       state: string;
+      toSign: boolean;
       complete: boolean;
       aborted: boolean;
     }[]
-  >`SELECT a.attempt, c.channel_id AS "channelId", a.txid, c.state, a.complete_tx IS NOT NULL AS complete, a.aborted
+  >`SELECT a.attempt, c.channel_id AS "channelId", a.txid, c.state, a.complete_tx IS NOT NULL AS complete, a.aborted,
+      a.remote_commitment_signature IS NOT NULL AND a.local_tx_signatures IS NULL AS "toSign"
     FROM funding_attempts a JOIN channels c USING (channel) WHERE a.attempt > ${after} ORDER BY a.attempt`;
   return rows.map((row) => ({
     ...row,
@@ -115,6 +119,17 @@ const DURING_OPEN = "DUALOPEND_OPEN_COMMITTED";
 
 function shown(value: unknown): string {
   return JSON.stringify(value, (_, each) => typeof each === "bigint" ? String(each) : each);
+}
+
+/** Waits until a node's attempt since `marks` is secured and not signed yet, or needs no signature any more. */
+export async function awaitsSignature(node: RunningNode, marks: Marks): Promise<boolean> {
+  const answer = await until(`${node.name} knows what became of its attempt`, async () => {
+    const [attempt] = await attemptsAfter(node, marks.get(node) ?? 0n);
+    if (attempt === undefined) return await openingsOf(node) === 0 ? "no" : undefined;
+    if (attempt.toSign && !attempt.aborted) return "yes";
+    return attempt.complete || attempt.aborted ? "no" : undefined;
+  });
+  return answer === "yes";
 }
 
 /** Whether the node's channel with this id exists. */

@@ -129,6 +129,7 @@ async function runInWorld(
   }
 }
 
-function logsOf(nodes: readonly RunningNode[]): string {
+/** The last lines of nodes' logs, for a failure's message. */
+export function logsOf(nodes: readonly RunningNode[]): string {
   return nodes.map((node) => `--- ${node.name}\n${node.logs.tail()}`).join("\n");
 }

@@ -169,7 +169,7 @@ export async function openStepByStep(
     initialpsbt,
     fundingFeerate: { style: { case: "perkw", value: options.perkw } },
   });
-  return await finish(from, begun);
+  return await finishNegotiation(from, begun);
 }
 
 /** openchannel_bump, _update, _signed: replaces the funding transaction by one with another fee and contribution. */
@@ -178,21 +178,34 @@ export async function bumpChannel(
   channelId: string,
   options: Required<OpenOptions>,
 ): Promise<Candidate> {
+  return await finishNegotiation(node, await beginBump(node, channelId, options));
+}
+
+/** What openchannel_init, _bump and _update answer. */
+export interface Negotiated {
+  readonly channelId: Uint8Array;
+  readonly psbt: string;
+  readonly commitmentsSecured: boolean;
+}
+
+/** openchannel_bump alone. */
+export async function beginBump(
+  node: RunningNode,
+  channelId: string,
+  options: Required<OpenOptions>,
+): Promise<Negotiated> {
   const coins = await coinsOf(node, channelId);
   const initialpsbt = await psbtFor(node, options, coins);
-  const begun = await node.rpc.openChannelBump({
+  return await node.rpc.openChannelBump({
     channelId: hexToBytes(channelId),
     amount: { msat: options.sat * MSAT },
     initialpsbt,
     fundingFeerate: { style: { case: "perkw", value: options.perkw } },
   });
-  return await finish(node, begun);
 }
 
-async function finish(
-  node: RunningNode,
-  begun: { readonly channelId: Uint8Array; readonly psbt: string; readonly commitmentsSecured: boolean },
-): Promise<Candidate> {
+/** openchannel_update until the commitments are secured, then openchannel_signed. */
+export async function finishNegotiation(node: RunningNode, begun: Negotiated): Promise<Candidate> {
   let step = begun;
   while (!step.commitmentsSecured) {
     step = await node.rpc.openChannelUpdate({ channelId: begun.channelId, psbt: step.psbt });
