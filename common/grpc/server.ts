@@ -5,6 +5,7 @@
  * garbage collection). So nothing here calls tryShutdown, forceShutdown or unbind in a process whose clients live on: `drain`, then
  * the caller exits the process.
  */
+import type { Buffer } from "node:buffer";
 import { chmod, unlink } from "node:fs/promises";
 import { connect } from "node:net";
 import type {
@@ -32,7 +33,8 @@ import {
   type UntypedHandleCall,
 } from "@grpc/grpc-js";
 import { HealthImplementation } from "grpc-health-check";
-import { ArcusError, toStatus, unavailable } from "common/grpc/errors.ts";
+import { ArcusError, invalidArgument, toStatus, unavailable } from "common/grpc/errors.ts";
+import { guardServer } from "common/grpc/goaway.ts";
 import { decoder, encoder, maker, pathOf } from "common/grpc/method.ts";
 import { addReflection } from "common/grpc/reflection.ts";
 import { type BidiStream, messagesOf, pump, ServerCallStream } from "common/grpc/stream.ts";
@@ -261,13 +263,38 @@ type Out = MessageShape<DescMessage>;
 type OutInit = MessageInitShape<DescMessage>;
 type Code<I, R> = (request: I, context: CallContext) => R;
 
+/** JSON-RPC's and CLN's "invalid params". */
+const INVALID_PARAMS = -32602;
+
+/** Stands for a unary request whose bytes are no message, until the call can be refused: grpc-js itself would say INTERNAL. */
+class Undecodable {}
+
+/** A decoder that never throws. */
+function tolerant(decode: (bytes: Buffer) => In): (bytes: Buffer) => In {
+  return (bytes) => {
+    try {
+      return decode(bytes);
+    } catch {
+      // `decoded` takes it out again before anything looks at it.
+      return new Undecodable() as unknown as In;
+    }
+  };
+}
+
+function decoded(request: In): In {
+  if (!(request instanceof Undecodable)) return request;
+  throw invalidArgument("UNDECODABLE_REQUEST", "the bytes are no message of this method", {
+    clnCode: INVALID_PARAMS,
+  });
+}
+
 function handleUnary(method: DescMethod, code: Code<In, OutInit | Promise<OutInit>>, calls: Calls) {
   const [path, make] = [pathOf(method), maker(method.output)];
   return (call: ServerUnaryCall<In, Out>, answer: sendUnaryData<Out>): void => {
     if (!admit(calls, answer)) return;
     const trace = traceOf(call.metadata);
     const context = contextOf(call, calls, signalOf(call), trace, path);
-    runWithTrace(trace, async () => code(call.request, context))
+    runWithTrace(trace, async () => code(decoded(call.request), context))
       .then((value) => answer(null, make(value)))
       .catch((error) => answer(calls.statusOf(error, path)))
       .finally(() => calls.end());
@@ -372,7 +399,9 @@ function addService(server: Server, { service, methods }: ImplementedService, ca
       requestStream: method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming",
       responseStream: method.methodKind === "server_streaming" || method.methodKind === "bidi_streaming",
       requestSerialize: encoder(method.input),
-      requestDeserialize: decoder(method.input),
+      requestDeserialize: method.methodKind === "unary"
+        ? tolerant(decoder(method.input))
+        : decoder(method.input),
       responseSerialize: encodeResponse,
       responseDeserialize: decoder(method.output),
     };
@@ -413,6 +442,7 @@ export function createServer(options: ServerOptions): ArcusServer {
     "grpc.max_receive_message_length": limit,
     "grpc.max_send_message_length": limit,
   });
+  guardServer(server);
   const calls = new Calls(options.log);
   const services = options.services.map((implemented) => implemented.service);
   for (const implemented of options.services) addService(server, implemented, calls);
