@@ -4,6 +4,8 @@
  */
 import assert from "node:assert/strict";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
+import { ecc } from "bolt/crypto/ecc.ts";
+import type { Message } from "bolt/wire/messages.ts";
 import { ArcusError } from "common/grpc/errors.ts";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
 import {
@@ -28,7 +30,7 @@ import {
   openedChannel,
 } from "../lib/channels.ts";
 import { setFaults, untilFaultsFired } from "../lib/faults.ts";
-import { RawPeer } from "../lib/raw_peer.ts";
+import { HostilePeer } from "../lib/hostile_peer.ts";
 import { channelRows, generationOf, NO_ROWS, openRows } from "../lib/rows.ts";
 import { useWorlds, type World } from "../lib/world.ts";
 
@@ -72,29 +74,70 @@ behaviour(
   },
 );
 
+/** What the peer says of a channel that nobody knows, and what it must hear. */
+const SPOKEN: readonly {
+  readonly message: Message;
+  readonly answer: "error" | "warning";
+  readonly text: RegExp;
+}[] = [
+  {
+    message: {
+      type: "channel_reestablish",
+      channel_id: new Uint8Array(32).fill(1),
+      next_commitment_number: 1n,
+      next_revocation_number: 0n,
+      your_last_per_commitment_secret: new Uint8Array(32),
+      my_current_per_commitment_point: ecc().pointFromSecret(new Uint8Array(32).fill(9)),
+    },
+    answer: "error",
+    text: /unknown channel/,
+  },
+  {
+    message: {
+      type: "tx_init_rbf",
+      channel_id: new Uint8Array(32).fill(2),
+      locktime: 0,
+      feerate: 1_000,
+    },
+    answer: "warning",
+    text: /no such negotiation/,
+  },
+];
+
 behaviour(
   "(b) a peer that speaks on a channel nobody knows gets an opening daemon if it opens, else a final message, never silence",
-  async (world) => {
-    const { alice } = world;
-    const peer = await RawPeer.connect(alice.address, hexToBytes(alice.id));
-    try {
-      const unknown = crypto.getRandomValues(new Uint8Array(32));
-      await peer.send({
-        type: "channel_reestablish",
-        channel_id: unknown,
-        next_commitment_number: 1n,
-        next_revocation_number: 0n,
-        your_last_per_commitment_secret: new Uint8Array(32),
-        my_current_per_commitment_point: hexToBytes(alice.id),
-      });
-      const refused = await peer.skipTo("error");
-      assert.deepEqual(refused.channel_id, unknown);
-      assert.match(new TextDecoder().decode(refused.data), /unknown channel/);
-    } finally {
-      await peer.close();
+  async ({ alice }) => {
+    await using peer = await HostilePeer.connect(alice);
+    for (const { message, answer, text } of SPOKEN) {
+      await peer.send(message);
+      const verdict = await peer.verdict();
+      assert.equal(verdict.type, answer, message.type);
+      assert.match(verdict.text, text);
     }
+    // The same connection, and a channel that nobody knew a moment ago: it opens.
+    await peer.openTo();
+    const { negotiations } = await alice.dualopend.listNegotiations({});
+    assert.equal(negotiations.length, 1);
+    assert.equal(negotiations[0]?.state, "DUALOPEND_OPEN_INIT");
   },
 );
+
+behaviour("(c) where connectd must hang up, what was said before is drained", async ({ alice }) => {
+  await using peer = await HostilePeer.connect(alice);
+  // shutdown is no word for a channel that is not there, and this peer has nothing else with us.
+  await peer.send({
+    type: "shutdown",
+    channel_id: new Uint8Array(32).fill(3),
+    scriptpubkey: new Uint8Array(22).fill(4),
+  });
+  const verdict = await peer.verdict();
+  assert.equal(verdict.type, "error");
+  assert.match(verdict.text, /unknown channel/);
+  await peer.raw.closed();
+  await alice.waitForLog((line) => line.msg === "peer disconnected" && line.fields["drained"] === true, {
+    daemon: "connectd",
+  });
+});
 
 behaviour("(c) connectd keeps the peer and its connection through a failed open", async (world) => {
   const { alice, bob } = world;
