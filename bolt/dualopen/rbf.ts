@@ -10,7 +10,7 @@ import type { TxAckRbf, TxInitRbf } from "bolt/wire/messages.ts";
 import { abort, refuse } from "./abort.ts";
 import { beginConstruction } from "./construct.ts";
 import type { StartRbf } from "./inputs.ts";
-import { andThen, currentAttempt, protest, send, type Step, to } from "./step.ts";
+import { andThen, currentAttempt, protest, send, type Step, to, weSigned } from "./step.ts";
 import { checkFunds } from "./terms.ts";
 import type { Attempt, DualOpenState, Plan } from "./types.ts";
 
@@ -100,7 +100,12 @@ export function onTxInitRbf(state: DualOpenState, init: TxInitRbf, entropy: Uint
   // Crossing proposals: both are refused, since neither side can know whose came first.
   if (state.negotiation !== null) return abort(state, "another negotiation is open");
   const hindrance = rbfHindrance(state) ?? tooOften(state);
-  if (hindrance !== undefined) return refuse(state, hindrance);
+  if (hindrance !== undefined) {
+    const attempt = state.channel === null ? undefined : currentAttempt(state.channel);
+    // The peer takes our tx_abort for one of the attempt that is being signed, so it must be that here too.
+    const unsigned = attempt !== undefined && !weSigned(attempt);
+    return unsigned ? abort(state, hindrance) : refuse(state, hindrance);
+  }
   const last = currentAttempt(state.channel!)!;
   const rate = checkRbfFeerate(last.tx.feerate, feerate(init.feerate));
   if (!rate.ok) return refuse(state, rbfAbortText(rate.error));
