@@ -1,6 +1,6 @@
 /**
  * The founding behaviours: what Core Lightning's architecture could do and its daemons did not, or did wrong. Each is one
- * test with its letter, on a real chain, a real database and separate processes.
+ * test with its letter, on a real chain and a real database.
  */
 import assert from "node:assert/strict";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
@@ -11,6 +11,7 @@ import { ChannelState } from "gen/cln/primitives_pb.ts";
 import {
   bumpChannel,
   channelOf,
+  connect,
   isConnected,
   openChannel,
   psbtFor,
@@ -36,9 +37,10 @@ import { useWorlds, type World } from "../lib/world.ts";
 
 const worlds = await useWorlds();
 
-/** A founding behaviour, with separate processes whatever else runs. */
+/** A founding behaviour: with separate processes, and with each node as one process, where a killed daemon is a killed node. */
 function behaviour(name: string, work: (world: World) => Promise<void>): void {
   Deno.test(name, () => worlds.withWorld(work, { layout: "processes" }));
+  Deno.test(`${name} [one process]`, () => worlds.withWorld(work, { layout: "one" }));
 }
 
 /** Channel ids that connectd has attached to a subd for a peer. */
@@ -55,12 +57,8 @@ behaviour(
     const usable = await normalChannel(world);
     const waiting = await openedChannel(world);
     const both = [usable.channelId, waiting.channelId].sort();
-    // bob will be silent on both channels.
-    await setFaults(
-      bob,
-      { action: "drop", message: "channel_reestablish" },
-      { action: "drop", message: "channel_reestablish" },
-    );
+    // From its first word on, bob is not heard.
+    await setFaults(bob, { action: "blackhole", message: "channel_reestablish" });
     const mark = alice.logs.next;
     await alice.rpc.disconnect({ id: hexToBytes(bob.id), force: true });
     await alice.waitForLog("peer accepted", { since: mark, daemon: "lightningd" });
@@ -167,7 +165,7 @@ behaviour(
     assert.equal(await fundingTxid(), second.txid);
 
     for (const process of bob.processes) await process.kill();
-    await alice.daemon("dualopend").kill();
+    if (alice.layout === "processes") await alice.daemon("dualopend").kill();
     await chain.mineWith([first.tx]);
     await until("alice's funding txid is the mined one", async () => await fundingTxid() === first.txid);
     assert.equal(await isConnected(alice, bob), false);
@@ -282,6 +280,8 @@ for (const { before, saved } of DEATHS) {
             async () => JSON.stringify(await openRows(node)) === JSON.stringify(NO_ROWS),
           );
         }
+        // With one process the connection died too, and nothing calls for another.
+        if (alice.layout === "one") await connect(alice, bob);
         await untilConnected(alice, bob);
         await untilSynced(chain, alice, bob);
         await normalChannel(world);

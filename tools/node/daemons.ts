@@ -15,15 +15,6 @@ export const DATABASE_DAEMONS = ["lightningd", "dualopend", "channeld"] as const
 /** A daemon with a database role. */
 export type DatabaseDaemon = typeof DATABASE_DAEMONS[number];
 
-/** Those of them whose code is there. */
-export const PRESENT_DAEMONS: readonly DaemonName[] = DAEMON_NAMES.filter((name) => {
-  try {
-    return Deno.statSync(entryOf(name)).isFile;
-  } catch {
-    return false;
-  }
-});
-
 /** The Postgres role of a daemon; made by the migrations. */
 export const roleOf = (daemon: DatabaseDaemon): string => `arcus_${daemon}`;
 

@@ -8,7 +8,7 @@ import { Connectd } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Dualopend } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import { Lightningd } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
 import { Node } from "gen/cln/node_pb.ts";
-import { type DaemonName, entryOf, permissionFlags, PRESENT_DAEMONS, ROOT } from "./daemons.ts";
+import { DAEMON_NAMES, type DaemonName, entryOf, permissionFlags, ROOT } from "./daemons.ts";
 import type { NodeDatabase } from "./database.ts";
 import { LogBook } from "./log_book.ts";
 import { NodeProcess } from "./process.ts";
@@ -93,7 +93,7 @@ export class RunningNode {
     this.name = options.name;
     this.dir = options.dir;
     this.layout = options.layout;
-    for (const daemon of PRESENT_DAEMONS) {
+    for (const daemon of DAEMON_NAMES) {
       const path = this.socketPath(daemon);
       if (path.length > MAX_SOCKET_PATH) throw new Error(`${path}: too long for a unix socket`);
     }
@@ -198,7 +198,7 @@ export class RunningNode {
       applicationName: `${this.name}-looker`,
       max: 2,
     });
-    for (const daemon of PRESENT_DAEMONS) await this.#writeConfiguration(daemon);
+    for (const daemon of DAEMON_NAMES) await this.#writeConfiguration(daemon);
     const starting = this.processes.filter((process) => !process.running);
     const mark = this.logs.next;
     for (const process of starting) process.spawn();
@@ -226,7 +226,7 @@ export class RunningNode {
   /** A subd that starts, or all when lightningd does, must have been heard by lightningd. */
   async #untilSubdsRegistered(starting: readonly NodeProcess[], mark: number): Promise<void> {
     const lightningdStarts = starting.includes(this.daemon("lightningd"));
-    for (const daemon of SUBDS.filter((name) => PRESENT_DAEMONS.includes(name))) {
+    for (const daemon of SUBDS) {
       if (!lightningdStarts && !starting.includes(this.daemon(daemon))) continue;
       await this.logs.wait(
         (line) => line.msg === "subd said hello" && line.fields["kind"] === daemon,
@@ -366,7 +366,7 @@ export class RunningNode {
 
   #processEach(): Map<DaemonName, NodeProcess> {
     const processes = new Map<DaemonName, NodeProcess>();
-    for (const daemon of PRESENT_DAEMONS) {
+    for (const daemon of DAEMON_NAMES) {
       const flags = permissionFlags(daemon, {
         nodeDir: this.dir,
         hsmdDir: this.#hsmdDir,
@@ -398,10 +398,10 @@ export class RunningNode {
       ...this.#plan("node"),
       args: () => [...RUN, "-A", join(ROOT, "tools", "node", "one_process.ts"), this.dir],
       ready: async () => {
-        await Promise.all(PRESENT_DAEMONS.map((daemon) => this.channel(daemon).ready(NODE_READY_MS)));
+        await Promise.all(DAEMON_NAMES.map((daemon) => this.channel(daemon).ready(NODE_READY_MS)));
       },
     });
-    return new Map(PRESENT_DAEMONS.map((daemon) => [daemon, process]));
+    return new Map(DAEMON_NAMES.map((daemon) => [daemon, process]));
   }
 }
 
