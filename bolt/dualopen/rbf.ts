@@ -101,7 +101,8 @@ export function onTxInitRbf(state: DualOpenState, init: TxInitRbf, entropy: Uint
   if (state.negotiation !== null) return abort(state, "another negotiation is open");
   const hindrance = rbfHindrance(state) ?? tooOften(state);
   if (hindrance !== undefined) {
-    const attempt = state.channel === null ? undefined : currentAttempt(state.channel);
+    const { channel } = state;
+    const attempt = channel === null || channel.lockedAttempt !== null ? undefined : currentAttempt(channel);
     // The peer takes our tx_abort for one of the attempt that is being signed, so it must be that here too.
     const unsigned = attempt !== undefined && !weSigned(attempt);
     return unsigned ? abort(state, hindrance) : refuse(state, hindrance);
