@@ -107,21 +107,67 @@ attack(
   },
 );
 
+/** The node begins a replacement; its command's failure is in `bump`. */
+async function nodeBumps(peer: HostilePeer): Promise<{ readonly bump: Promise<Error> }> {
+  const wanted = { sat: 300_000n, perkw: 3_000 };
+  const bump = (async () => {
+    await victim.node.rpc.openChannelBump({
+      channelId: peer.channelId,
+      amount: { msat: wanted.sat * 1000n },
+      initialpsbt: await psbtFor(victim.node, wanted),
+      fundingFeerate: { style: { case: "perkw", value: wanted.perkw } },
+    });
+  })().then(
+    () => assert.fail("the replacement came to an end"),
+    (error: unknown) => error instanceof Error ? error : assert.fail(String(error)),
+  );
+  await Promise.race([peer.expect("tx_init_rbf"), bump.then((error) => Promise.reject(error))]);
+  return { bump };
+}
+
+for (
+  const [name, contribution, text] of [
+    ["negative", signedSat(-1n), /contribution/],
+    ["beyond all bitcoin", (1n << 62n) as never, /./],
+  ] as const
+) {
+  attack(
+    `tx_ack_rbf, rule 65: a contribution that is ${name}: tx_abort, the command fails, the channel stays`,
+    async () => {
+      const channel = await opened();
+      await using peer = channel.peer;
+      const { bump } = await nodeBumps(peer);
+      await peer.send({
+        type: "tx_ack_rbf",
+        channel_id: peer.channelId,
+        funding_output_contribution: contribution,
+      });
+      await refuses(peer, { type: "tx_abort", text });
+      assert.match((await bump).message, text);
+      await intact(channel);
+    },
+  );
+}
+
+attack(
+  "tx_init_rbf of the node that is answered by tx_abort (rule 68): echoed, the command fails with the peer's words",
+  async () => {
+    const channel = await opened();
+    await using peer = channel.peer;
+    const { bump } = await nodeBumps(peer);
+    await peer.abort("not now");
+    await peer.expect("tx_abort");
+    assert.match((await bump).message, /not now/);
+    await intact(channel);
+  },
+);
+
 attack(
   "tx_init_rbf that crosses the node's own: tx_abort both ways, the channel and the earlier attempt stay",
   async () => {
     const channel = await opened();
     await using peer = channel.peer;
-    const bump = (async () => {
-      const wanted = { sat: 300_000n, perkw: 3_000 };
-      await victim.node.rpc.openChannelBump({
-        channelId: peer.channelId,
-        amount: { msat: wanted.sat * 1000n },
-        initialpsbt: await psbtFor(victim.node, wanted),
-        fundingFeerate: { style: { case: "perkw", value: wanted.perkw } },
-      });
-    })().then(() => assert.fail("the replacement came to an end"), (error: unknown) => error);
-    await Promise.race([peer.expect("tx_init_rbf"), bump.then((error) => Promise.reject(error))]);
+    const { bump } = await nodeBumps(peer);
     await peer.send(peer.rbfMessage());
     await refuses(peer, { type: "tx_abort", text: /another negotiation is open/ });
     await bump;

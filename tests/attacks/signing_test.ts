@@ -9,7 +9,7 @@ import { encodeWitness } from "bolt/tx/witness.ts";
 import type { MessageOf } from "bolt/wire/messages.ts";
 import { until } from "tools/node/commands.ts";
 import { type CoinKind, fakeCoin, type HostileCoin, witnessFor } from "../lib/hostile_coins.ts";
-import type { Agreed, HostilePeer } from "../lib/hostile_peer.ts";
+import { type Agreed, HOSTILE_SAT, type HostilePeer } from "../lib/hostile_peer.ts";
 import { channelRows, openRows } from "../lib/rows.ts";
 import { attack, refuses, staysSilent, useVictim } from "./victim.ts";
 
@@ -412,6 +412,90 @@ attack("channel_ready with another point than the open named is refused, rule 17
   await peer.sayReady({ second_per_commitment_point: peer.keys.firstPerCommitmentPoint });
   await refuses(peer, { type: "warning", text: /second_per_commitment_point/ });
   await peer.raw.closed();
+});
+
+/** The node opens; both commitments are due. */
+async function nodeOpened(peer: HostilePeer, coins: readonly HostileCoin[] = [fakeCoin()]) {
+  const { opened } = await victim.opensTo(peer);
+  await peer.sayAccept({}, HOSTILE_SAT);
+  const agreed = await peer.construct({ coins });
+  await peer.expect("commitment_signed");
+  return { opened, agreed };
+}
+
+for (const [name, change, text] of BAD_COMMITMENTS) {
+  attack(
+    `commitment_signed of an accepter, rule ${name}: fundchannel fails, and nothing is left`,
+    async () => {
+      await using peer = await victim.connect();
+      const { opened, agreed } = await nodeOpened(peer, [fakeCoin("p2wpkh", RICH_SAT)]);
+      assert.equal(peer.signsFirst, false);
+      await peer.sayCommitment(agreed, change(agreed, peer));
+      await refuses(peer, { type: "tx_abort", text });
+      assert.match((await opened).message, text);
+      await staysSilent(peer);
+      await victim.nothingLeft();
+    },
+  );
+}
+
+attack("tx_signatures of an accepter with another txid: fundchannel fails, and nothing is left", async () => {
+  await using peer = await victim.connect();
+  const { opened, agreed } = await nodeOpened(peer);
+  assert.ok(peer.signsFirst);
+  await peer.sayCommitment(agreed);
+  await peer.saySignatures(agreed, { txid: new Uint8Array(32).fill(4) });
+  await refuses(peer, { type: "tx_abort", text: /another transaction/ });
+  assert.match((await opened).message, /another transaction/);
+  await victim.nothingLeft();
+});
+
+attack(
+  "tx_abort of an accepter at every point: fundchannel fails with its words, printable ones only, and nothing is left",
+  async () => {
+    const points: ((peer: HostilePeer) => Promise<void>)[] = [
+      async (peer) => void await peer.sayAccept({}, HOSTILE_SAT),
+      async (peer) => {
+        await peer.sayAccept({}, HOSTILE_SAT);
+        await peer.theirTurn();
+        await peer.sayInput(fakeCoin());
+      },
+      async (peer) => {
+        await peer.sayAccept({}, HOSTILE_SAT);
+        await peer.construct();
+        await peer.expect("commitment_signed");
+      },
+    ];
+    for (const point of points) {
+      for (
+        const [text, shown] of [["no coins left", /no coins left/], ["\u001b[2J", /not printable/]] as const
+      ) {
+        await using peer = await victim.connect();
+        const { opened } = await victim.opensTo(peer);
+        await point(peer);
+        await peer.send({
+          type: "tx_abort",
+          channel_id: peer.channelId,
+          data: new TextEncoder().encode(text),
+        });
+        assert.match((await opened).message, shown);
+        await victim.nothingLeft();
+      }
+    }
+  },
+);
+
+attack("an accepter that answers open_channel2 with an error: fundchannel fails with its words", async () => {
+  await using peer = await victim.connect();
+  const { opened } = await victim.opensTo(peer);
+  await peer.send({
+    type: "error",
+    channel_id: peer.channelId,
+    data: new TextEncoder().encode("you are too small"),
+  });
+  assert.match((await opened).message, /you are too small/);
+  await staysSilent(peer);
+  await victim.nothingLeft();
 });
 
 attack("signing: the honest peer's channels noticed nothing of all that", () => victim.locksIn());
