@@ -128,6 +128,8 @@ CREATE TABLE channels (
   -- The fence: every write of a subd names both and raises version.
   owner_epoch          bigint NOT NULL CHECK (owner_epoch > 0),
   owner_instance       text NOT NULL,
+  -- Which daemon the owner is: where it is not the state's, the handover at lock-in is still to come.
+  owner_daemon         text NOT NULL DEFAULT 'dualopend' CHECK (owner_daemon IN ('dualopend', 'channeld')),
   version              bigint NOT NULL DEFAULT 1 CHECK (version > 0),
 
   -- Keys: 32 random bytes drawn by hsmd, never a sequence (a restored database would hand out a used one).

@@ -143,11 +143,22 @@ export class Assigner {
       const known = this.#hsmdEpochs.get(bytesToHex(job.channelKeyId)) ?? 0n;
       const { what, subd } = job;
       if (what.type === "opening") {
-        const epoch = await store.takeOpening(what.row.opening, job.seenEpoch, known, subd.instance);
+        const epoch = await store.takeOpening(
+          what.row.opening,
+          job.seenEpoch,
+          known,
+          subd.instance,
+        );
         if (epoch === undefined) job.failure = later("the opening is gone");
         else job.epoch = epoch;
       } else {
-        const taken = await store.takeChannel(what.row.channel, job.seenEpoch, known, subd.instance);
+        const taken = await store.takeChannel(
+          what.row.channel,
+          job.seenEpoch,
+          known,
+          subd.instance,
+          subd.kind,
+        );
         if (taken === undefined) job.failure = later("the channel changed hands");
         else job.epoch = taken.epoch;
         if (taken !== undefined && ownerOf(taken.state) !== subd.kind) {

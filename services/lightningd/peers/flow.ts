@@ -518,6 +518,8 @@ export class Flow {
       if (row.generation !== held.generation || live.owner("channel", row.channel) !== undefined) continue;
       const kind = ownerOf(row.state);
       if (kind === undefined || row.error_text !== null) continue;
+      // dualopend let go at lock-in while we were away: its successor only has to be called.
+      if (kind !== row.owner_daemon) continue;
       peer.begun.add(begunKey(row.channel, kind));
       lost = true;
     }

@@ -62,6 +62,8 @@ export interface ChannelRow {
   readonly error_text: string | null;
   readonly owner_epoch: bigint;
   readonly owner_instance: string;
+  /** Not the state's daemon: the handover at lock-in is still to come. */
+  readonly owner_daemon: SubdKind;
   readonly version: bigint;
   readonly channel_key_id: Uint8Array;
   readonly payment_key_index: number;
@@ -246,7 +248,7 @@ export class PeerStore {
       : sql`channel = ANY(${which.ids.map(String)}::bigint[])`;
     return [
       ...await sql<ChannelRow[]>`
-        SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, version,
+        SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, owner_daemon, version,
           channel_key_id, payment_key_index, generation, reestablish_sent, locked_attempt
         FROM channels WHERE ${where} ORDER BY channel`,
     ];
@@ -275,7 +277,7 @@ export class PeerStore {
   /** The saved channel with this final id. */
   async channelById(channelId: Uint8Array): Promise<ChannelRow | undefined> {
     const [row] = await this.sql<ChannelRow[]>`
-      SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, version,
+      SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, owner_daemon, version,
         channel_key_id, payment_key_index, generation, reestablish_sent, locked_attempt
       FROM channels WHERE channel_id = ${channelId}`;
     return row;
@@ -286,7 +288,7 @@ export class PeerStore {
     return [
       ...await this.sql<ChannelRow[]>`
         SELECT c.channel, c.peer_id, c.channel_id, c.temporary_channel_id, c.state, c.error_text, c.owner_epoch,
-          c.owner_instance, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
+          c.owner_instance, c.owner_daemon, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
           c.locked_attempt
         FROM channels c JOIN funding_attempts f ON f.channel = c.channel AND f.attempt <> c.locked_attempt
           JOIN attempt_confirmations a ON a.attempt = f.attempt
@@ -302,7 +304,7 @@ export class PeerStore {
     return [
       ...await this.sql<(ChannelRow & { readonly signed_inputs: boolean })[]>`
         SELECT c.channel, c.peer_id, c.channel_id, c.temporary_channel_id, c.state, c.error_text, c.owner_epoch,
-          c.owner_instance, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
+          c.owner_instance, c.owner_daemon, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
           c.locked_attempt,
           EXISTS (SELECT FROM funding_attempts f JOIN attempt_inputs i USING (attempt)
             WHERE f.channel = c.channel AND i.side = 'local' AND f.local_tx_signatures IS NOT NULL) AS signed_inputs
@@ -452,12 +454,14 @@ export class PeerStore {
     seenEpoch: bigint,
     hsmdEpoch: bigint,
     instance: string,
+    daemon: SubdKind,
   ): Promise<{ readonly epoch: bigint; readonly state: string } | undefined> {
     const { sql, leader } = this;
     const [row] = await sql<{ epoch: bigint; state: string }[]>`
       WITH ${fence(sql, leader)},
       taken AS (
-        UPDATE channels SET owner_epoch = greatest(owner_epoch, ${hsmdEpoch}) + 1, owner_instance = ${instance}
+        UPDATE channels SET owner_epoch = greatest(owner_epoch, ${hsmdEpoch}) + 1, owner_instance = ${instance},
+          owner_daemon = ${daemon}
         WHERE channel = ${channel} AND owner_epoch = ${seenEpoch} AND EXISTS (SELECT FROM fence)
         RETURNING channel, owner_epoch, state
       ),
@@ -561,7 +565,7 @@ export class PeerStore {
         remote_alias: string | null;
       })[]
     >`
-      SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, version,
+      SELECT channel, peer_id, channel_id, temporary_channel_id, state, error_text, owner_epoch, owner_instance, owner_daemon, version,
         channel_key_id, payment_key_index, generation, reestablish_sent, locked_attempt, opener, params, local_alias,
         remote_alias, channel_ready_received, reestablish_received, shutdown_sent, shutdown_received, created_at,
         state_changed_at

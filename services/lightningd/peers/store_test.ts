@@ -97,10 +97,12 @@ storeTest("an open needs a live connection, a free id and a place", async (store
 
 storeTest("an owner's epoch rises above the row's, hsmd's and what was seen, once", async (store, sql) => {
   const channel = await saveChannel(sql, peerKey(), { epoch: 4n });
-  assert.equal(await store.takeChannel(channel.channel, 3n, 0n, "late"), undefined);
-  assert.equal((await store.takeChannel(channel.channel, 4n, 0n, "a"))?.epoch, 5n);
-  assert.equal((await store.takeChannel(channel.channel, 5n, 20n, "b"))?.epoch, 21n);
-  const both = await Promise.all(["c", "d"].map((to) => store.takeChannel(channel.channel, 21n, 0n, to)));
+  assert.equal(await store.takeChannel(channel.channel, 3n, 0n, "late", "dualopend"), undefined);
+  assert.equal((await store.takeChannel(channel.channel, 4n, 0n, "a", "dualopend"))?.epoch, 5n);
+  assert.equal((await store.takeChannel(channel.channel, 5n, 20n, "b", "dualopend"))?.epoch, 21n);
+  const both = await Promise.all(
+    ["c", "d"].map((to) => store.takeChannel(channel.channel, 21n, 0n, to, "dualopend")),
+  );
   assert.equal(both.filter((taken) => taken !== undefined).length, 1);
 });
 
@@ -142,7 +144,7 @@ storeTest("a new owner ends the replacement of the former one, with what it rese
   const row = await store.insertRbf({ channel: channel.channel, epoch: 2n, generation, initiator: "local" });
   await sql`INSERT INTO reservations (txid, vout, purpose, opening)
     VALUES (${randomBytes(32)}, 0, 'opening', ${row!.opening})`;
-  await store.takeChannel(channel.channel, 2n, 0n, "another");
+  await store.takeChannel(channel.channel, 2n, 0n, "another", "dualopend");
   assert.equal(await store.rbfOpen(channel.channel), false);
   assert.equal((await sql`SELECT FROM reservations`).length, 0);
 });
@@ -214,7 +216,7 @@ storeTest("nothing is written under a lost leadership", async (store, sql) => {
     ],
     ["dropOpening", () => store.dropOpening(opening!.opening)],
     ["progress", () => store.progress(opening!.opening, opening!.owner_epoch)],
-    ["takeChannel", () => store.takeChannel(channel.channel, 2n, 0n, "x")],
+    ["takeChannel", () => store.takeChannel(channel.channel, 2n, 0n, "x", "dualopend")],
     ["takeOpening", () => store.takeOpening(opening!.opening, opening!.owner_epoch, 0n, "x")],
     ["failChannel", () => store.failChannel(channel.channel, "x")],
     ["forgetChannel", () => store.forgetChannel(channel.channel)],
