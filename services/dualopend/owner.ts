@@ -489,6 +489,8 @@ export class Owner implements SubdOwner {
     } else {
       if (decoded.value.type === "channel_reestablish") {
         this.#place = { ...this.#place, reestablishReceived: true };
+        // A fact of this connection: whoever takes over on it, and whoever asks, must know.
+        if (this.#fence !== null) this.#fence = await savePlace(this.#host.sql, this.#fence, this.#place);
       }
       const entropy = this.#host.randomBytes(ENTROPY_LENGTH);
       await this.#input({ type: "message", message: decoded.value, entropy });

@@ -1,7 +1,5 @@
 /** Places to break a connection at: before and after every message of a recorded run. */
-import { hexToBytes } from "@noble/hashes/utils.js";
-import { until } from "tools/node/commands.ts";
-import type { RunningNode } from "tools/node/launch.ts";
+import { channelOf, until } from "tools/node/commands.ts";
 import { generationOf } from "./rows.ts";
 import type { World } from "./world.ts";
 
@@ -70,8 +68,12 @@ export async function reconnected(world: World, before: readonly (bigint | undef
   });
 }
 
-/** Channel ids that connectd holds attached for a peer. */
-export async function attachmentsOf(node: RunningNode, peer: RunningNode): Promise<Uint8Array[]> {
-  const { peers } = await node.connectd.listPeers({ peerId: hexToBytes(peer.id) });
-  return peers.flatMap(({ attachments }) => attachments.map(({ channelId }) => channelId));
+/** Waits until both sides have had channel_reestablish on the connection that they have now. */
+export async function reestablished({ alice, bob }: World, channelId: string): Promise<void> {
+  for (const node of [alice, bob]) {
+    await until(`${node.name} has reestablished ${channelId}`, async () => {
+      const channel = await channelOf(node, channelId);
+      return channel?.peerConnected === true && channel.reestablished === true;
+    });
+  }
 }
