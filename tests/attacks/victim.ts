@@ -35,7 +35,7 @@ export class Victim {
     readonly world: World,
     readonly usable: Candidate,
     readonly waiting: Candidate,
-    readonly baseline: OpenRows,
+    private baseline: OpenRows,
     readonly generation: bigint | undefined,
     readonly pids: string,
     private readonly coins: HostileCoin[],
@@ -100,7 +100,13 @@ export class Victim {
     return coin;
   }
 
-  /** Waits until the node has exactly the rows that it had before the attack. */
+  /** Notes what is there: what {@link nothingLeft} compares with. Channels that earlier tests left on purpose stay. */
+  async begin(): Promise<void> {
+    await this.nothingLeftOpen();
+    this.baseline = await openRows(this.node);
+  }
+
+  /** Waits until the node has exactly the rows that it had before the test. */
   async nothingLeft(expected: OpenRows = this.baseline): Promise<void> {
     let rows: OpenRows | undefined;
     await until(
@@ -174,6 +180,7 @@ export async function useVictim(preparation: Preparation = {}, options: WorldOpt
 export function attack(name: string, fn: () => Promise<void>): void {
   const explained = async () => {
     try {
+      await shared?.begin();
       await fn();
     } catch (error) {
       const logs = shared?.node.logs.tail() ?? "";
