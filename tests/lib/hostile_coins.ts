@@ -1,6 +1,5 @@
 /** Coins whose keys a scripted peer has: real ones from the miner's purse, or ones that never existed. */
 import { sha256 } from "@noble/hashes/sha2.js";
-import { hexToBytes } from "@noble/hashes/utils.js";
 import { bech32, bech32m } from "@scure/base";
 import { Transaction } from "bitcoinjs-lib";
 import { ecc } from "bolt/crypto/ecc.ts";
@@ -130,9 +129,4 @@ export function witnessFor(
       return [flag === SIGHASH_DEFAULT ? signature : Uint8Array.of(...signature, flag)];
     }
   }
-}
-
-/** A real transaction's bytes, by its id as it is shown. */
-export async function rawTransaction(chain: RegtestNode, txid: string): Promise<Uint8Array> {
-  return hexToBytes(await chain.rpc<string>("getrawtransaction", [txid]));
 }
