@@ -296,7 +296,7 @@ Deno.test("two machines through a pipe that disconnects and nodes that crash: th
       heal(world);
       assertNormal(world, choice);
     }),
-    { numRuns: Number(Deno.env.get("ARCUS_PROPERTY_RUNS") ?? 60) },
+    { numRuns: Number(Deno.env.get("ARCUS_PROPERTY_RUNS") ?? 300) },
   );
 });
 
@@ -307,4 +307,36 @@ Deno.test("a fee rate that rises too little is refused on both sides", () => {
   world.bump("alice", feerate(1010));
   const outcome = world.nodes.alice.outcomes.at(-1);
   assert(outcome?.type === "failed" && outcome.detail.startsWith("feerate must be at least"));
+});
+
+Deno.test("require-confirmed-inputs: asked of the peer in both roles, and an unconfirmed input ends the attempt", () => {
+  const demanding = () => {
+    const world = new World({ alice: 120_000, bob: 60_000 });
+    const { setup } = world.nodes.bob;
+    Object.assign(setup, { policy: { ...setup.policy, requireConfirmedInputs: true } });
+    const asked: string[] = [];
+    world.onSend = (from, message) => {
+      if ("require_confirmed_inputs" in message) asked.push(`${from} ${message.type}`);
+      return "pass";
+    };
+    return { world, asked };
+  };
+  const { world, asked } = demanding();
+  world.open(1000);
+  world.settle();
+  world.bump("alice", 1500);
+  world.settle();
+  world.bump("bob", 2000);
+  world.settle();
+  assertAgree(world);
+  assert.equal(world.nodes.bob.rows!.attempts.length, 3);
+  assert.deepEqual(asked, ["bob accept_channel2", "bob tx_ack_rbf", "bob tx_init_rbf"]);
+
+  const unconfirmed = demanding().world;
+  unconfirmed.confirmed = false;
+  unconfirmed.open(1000);
+  unconfirmed.settle();
+  assert.equal(unconfirmed.nodes.alice.rows, null);
+  assert.equal(unconfirmed.nodes.bob.rows, null);
+  assert(unconfirmed.nodes.bob.sent.includes("tx_abort"));
 });

@@ -36,6 +36,7 @@ function refuseOpen(state: DualOpenState, text: string): Step {
 export function startOpen(state: DualOpenState, input: StartOpen): Step {
   const { setup } = state;
   const local = localParams(setup);
+  const confirmedInputs = input.requireConfirmedInputs || setup.policy.requireConfirmedInputs;
   const open: OpenChannel2 = {
     type: "open_channel2",
     chain_hash: setup.chainHash,
@@ -47,7 +48,7 @@ export function startOpen(state: DualOpenState, input: StartOpen): Step {
     locktime: input.locktime,
     channel_flags: 0,
     channel_type: input.channelType,
-    ...(input.requireConfirmedInputs ? { require_confirmed_inputs: true } : {}),
+    ...(confirmedInputs ? { require_confirmed_inputs: true } : {}),
   };
   return to(
     {
@@ -124,6 +125,7 @@ export function acceptOpen(state: DualOpenState, open: OpenChannel2, entropy: Ui
     ...partyFields(params.local),
     minimum_depth: params.minimumDepth,
     channel_type: params.channelType,
+    ...(state.setup.policy.requireConfirmedInputs ? { require_confirmed_inputs: true } : {}),
   };
   const channelId = channelIdV2(params.local.revocationBasepoint, params.remote.revocationBasepoint);
   // The new id is known before the peer can use it: it answers accept_channel2 at once.
@@ -138,7 +140,10 @@ export function acceptOpen(state: DualOpenState, open: OpenChannel2, entropy: Ui
       contributions,
       feerate: checked.value.fundingFeerate,
       locktime: open.locktime,
-      requireConfirmedInputs: { byUs: false, byThem: checked.value.requireConfirmedInputs },
+      requireConfirmedInputs: {
+        byUs: state.setup.policy.requireConfirmedInputs,
+        byThem: checked.value.requireConfirmedInputs,
+      },
       drive: "automatic",
       entropy,
     }));

@@ -61,7 +61,9 @@ export function startRbf(state: DualOpenState, input: StartRbf): Step {
     locktime: input.locktime,
     feerate: input.feerate,
     funding_output_contribution: signedSat(input.plan.contribution),
-    ...(input.requireConfirmedInputs ? { require_confirmed_inputs: true } : {}),
+    ...(input.requireConfirmedInputs || state.setup.policy.requireConfirmedInputs
+      ? { require_confirmed_inputs: true }
+      : {}),
   };
   return to(
     {
@@ -127,10 +129,12 @@ export function ackRbf(state: DualOpenState, init: TxInitRbf, entropy: Uint8Arra
   if (!theirs.ok) return abort(state, rbfAbortText(theirs.error));
   const funds = contributionsOf(state, plan.contribution, theirs.value);
   if (!funds.ok) return abort(state, funds.error.text);
+  const confirmedInputs = state.setup.policy.requireConfirmedInputs;
   const ack: TxAckRbf = {
     type: "tx_ack_rbf",
     channel_id: state.channelId,
     funding_output_contribution: signedSat(plan.contribution),
+    ...(confirmedInputs ? { require_confirmed_inputs: true } : {}),
   };
   return andThen(to(state, send(ack), { type: "progress" }), (s) =>
     beginConstruction(s, {
@@ -140,7 +144,7 @@ export function ackRbf(state: DualOpenState, init: TxInitRbf, entropy: Uint8Arra
       contributions: { local: plan.contribution, remote: theirs.value },
       feerate: feerate(init.feerate),
       locktime: init.locktime,
-      requireConfirmedInputs: { byUs: false, byThem: init.require_confirmed_inputs !== undefined },
+      requireConfirmedInputs: { byUs: confirmedInputs, byThem: init.require_confirmed_inputs !== undefined },
       drive: "automatic",
       entropy,
     }));

@@ -65,6 +65,8 @@ export interface Policy {
   readonly largeChannels: boolean;
   readonly maxRemoteRbfAttempts: number;
   readonly remoteRbfMinBlocks: number;
+  /** The peer's inputs must be confirmed, also where it opens or replaces. */
+  readonly requireConfirmedInputs: boolean;
 }
 
 /** What the owner is told before anything happens. Constant while it owns the channel. */

@@ -23,6 +23,7 @@ export function readPolicy(
       largeChannels: policy.largeChannels,
       maxRemoteRbfAttempts: policy.maxRemoteRbfAttempts,
       remoteRbfMinBlocks: policy.remoteRbfMinBlocks,
+      requireConfirmedInputs: policy.requireConfirmedInputs,
     },
     openTimeoutMs: policy.openTimeoutMs,
   };

@@ -91,6 +91,7 @@ export function policyOf(config: Config): Policy {
     largeChannels: true,
     maxRemoteRbfAttempts: config.get("max-rbf-attempts"),
     remoteRbfMinBlocks: blocksApart,
+    requireConfirmedInputs: config.get("require-confirmed-inputs"),
     openTimeoutMs: config.get("open-timeout") * MS,
     developer: config.get("developer"),
   };

@@ -43,6 +43,7 @@ export const POLICY: Policy = {
   largeChannels: true,
   maxRemoteRbfAttempts: 10,
   remoteRbfMinBlocks: 0,
+  requireConfirmedInputs: false,
 };
 
 /** One node: what is in memory may vanish, `rows` stay. */
@@ -68,6 +69,8 @@ export class World {
   /** Bytes on their way to each node. */
   readonly pipe: Record<Name, Uint8Array[]> = { alice: [], bob: [] };
   connected = true;
+  /** What the chain says of every input that is asked about. */
+  confirmed = true;
   height: BlockHeight = height(100);
   mined: { readonly txid: string; readonly height: BlockHeight } | null = null;
   readonly mempool = new Map<string, Uint8Array>();
@@ -222,7 +225,7 @@ export class World {
       case "check_confirmed":
         return {
           type: "confirmed_result",
-          results: action.outpoints.map((outpoint) => ({ outpoint, confirmed: true })),
+          results: action.outpoints.map((outpoint) => ({ outpoint, confirmed: this.confirmed })),
         };
       case "sign_remote_commitment":
         return {
