@@ -20,7 +20,7 @@ import type { Owners } from "subd/owners.ts";
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { negotiationResponse, stateName, stepName } from "./negotiation.ts";
 import type { Owner, OwnerEvent, Watch } from "./owner.ts";
-import { pause } from "./patience.ts";
+import { pause } from "common/grpc/patience.ts";
 
 /** How long OpenInit waits for connectd's stream, which lightningd asked for just before. */
 export const ATTACH_WAIT_MS = 10_000;

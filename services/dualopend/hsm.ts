@@ -10,7 +10,7 @@ import type {
   Hsmd,
   SignFundingAttemptRequestSchema,
 } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
-import { patiently } from "./patience.ts";
+import { patiently } from "common/grpc/patience.ts";
 import { SupersededError } from "subd/fence.ts";
 
 /** The channel as hsmd knows it. */

@@ -25,7 +25,7 @@ import { type Fence, type Place, savePlace, SupersededError } from "subd/fence.t
 import type { Assigned, Ended, Held, SubdOwner } from "subd/owner.ts";
 import type { NodeFacts } from "subd/owners.ts";
 import { type HsmAnswer, Signer } from "./hsm.ts";
-import { patiently } from "./patience.ts";
+import { patiently } from "common/grpc/patience.ts";
 import { readPlan } from "./plans.ts";
 import { readPolicy } from "./policy.ts";
 import {

@@ -16,6 +16,7 @@ import {
   toArcusError,
   unavailable,
 } from "common/grpc/errors.ts";
+import { patiently } from "common/grpc/patience.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
 import type { Logger } from "common/log.ts";
 import {
@@ -159,7 +160,11 @@ export class Opens {
     this.#requireSize(request.funds.amount, hasFeature(theirs.value, "option_support_large_channel"));
     const rates = await chain.feerates();
     const feerate = request.feerate ?? rates.opening;
-    const keys = await hsmd.newChannel({ peerId: peer.peerId });
+    // A restarted hsmd serves channels once it is bound to our database again, which takes a moment.
+    const keys = await patiently(
+      () => hsmd.newChannel({ peerId: peer.peerId }),
+      new AbortController().signal,
+    );
     if (keys.keys === undefined) throw unavailable("HSMD", "hsmd gave no keys");
     const temporaryChannelId = temporaryChannelIdV2(keys.keys.revocationBasepoint);
     const row = await store.insertOpening({

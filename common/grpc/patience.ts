@@ -1,7 +1,7 @@
-/** Other daemons restart: what they did not answer is asked again for a while. */
+/** Daemons restart: what one did not answer is asked again for a while. */
 import { ArcusError, Code } from "common/grpc/errors.ts";
 
-/** How long another daemon may be away before the owner lets go; its successor asks again from the rows. */
+/** How long another daemon may be away before whoever asks gives up. */
 export const PATIENCE_MS = 20_000;
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 1_000;
