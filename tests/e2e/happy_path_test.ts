@@ -9,6 +9,7 @@ import {
   normalChannel,
   OPEN_PERKW,
   OPEN_SAT,
+  untilInMempool,
 } from "../lib/channels.ts";
 import { useWorlds } from "../lib/world.ts";
 
@@ -30,6 +31,7 @@ Deno.test("openchannel_init, _update and _signed give the same channel", () =>
   worlds.withWorld(async (world) => {
     await fundedAndConnected(world);
     const candidate = await openStepByStep(world.alice, world.bob, { sat: OPEN_SAT, perkw: OPEN_PERKW });
+    await untilInMempool(world, candidate.txid);
     await world.chain.mine(1);
     await bothNormal(world, candidate);
     await assertBalances(world, candidate.channelId, { alice: OPEN_SAT, bob: OPEN_SAT });

@@ -2,7 +2,14 @@
 import assert from "node:assert/strict";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
 import { attemptsOf, bumpChannel, isConnected, openChannel, until, untilState } from "tools/node/commands.ts";
-import { assertBalances, bothNormal, fundedAndConnected, OPEN_PERKW, OPEN_SAT } from "../lib/channels.ts";
+import {
+  assertBalances,
+  bothNormal,
+  fundedAndConnected,
+  OPEN_PERKW,
+  OPEN_SAT,
+  untilInMempool,
+} from "../lib/channels.ts";
 import { channelRows } from "../lib/rows.ts";
 import { useWorlds } from "../lib/world.ts";
 
@@ -32,6 +39,7 @@ Deno.test(
           node.name,
         );
       }
+      await untilInMempool(world, third.txid);
       const mempool = await chain.rpc<string[]>("getrawmempool");
       assert.ok(mempool.includes(third.txid));
       assert.ok(!mempool.includes(first.txid) && !mempool.includes(second.txid));

@@ -8,6 +8,7 @@ import {
   connect,
   fundWallets,
   openChannel,
+  until,
   untilState,
   untilSynced,
 } from "tools/node/commands.ts";
@@ -31,12 +32,22 @@ export async function fundedAndConnected({ alice, bob, chain }: World, coins = 2
   await connect(alice, bob);
 }
 
+/** Waits until the miner can take it: a complete transaction is stored before it is sent. */
+export async function untilInMempool({ chain }: World, txid: string): Promise<void> {
+  await until(
+    "the funding transaction is in the mempool",
+    async () => (await chain.rpc<string[]>("getrawmempool")).includes(txid),
+  );
+}
+
 /** Opens a channel from alice; both wait for its confirmation. */
-export async function openedChannel({ alice, bob }: World, sat = OPEN_SAT): Promise<Candidate> {
+export async function openedChannel(world: World, sat = OPEN_SAT): Promise<Candidate> {
+  const { alice, bob } = world;
   const candidate = await openChannel(alice, bob, { sat, perkw: OPEN_PERKW });
   for (const node of [alice, bob]) {
     await untilState(node, candidate.channelId, ChannelState.DualopendAwaitingLockin);
   }
+  await untilInMempool(world, candidate.txid);
   return candidate;
 }
 
