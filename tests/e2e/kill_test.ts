@@ -17,7 +17,14 @@ import {
   untilSynced,
 } from "tools/node/commands.ts";
 import { DAEMON_NAMES, type DaemonName } from "tools/node/daemons.ts";
-import { bothNormal, fundedAndConnected, OPEN_PERKW, OPEN_SAT, openedChannel } from "../lib/channels.ts";
+import {
+  bothNormal,
+  fundedAndConnected,
+  OPEN_PERKW,
+  OPEN_SAT,
+  openedChannel,
+  untilInMempool,
+} from "../lib/channels.ts";
 import { setFaults, untilFaultsFired } from "../lib/faults.ts";
 import { generationOf } from "../lib/rows.ts";
 import { useWorlds, type World } from "../lib/world.ts";
@@ -70,6 +77,7 @@ async function interruptedOpen(world: World, daemon: DaemonName, lost: string): 
   const candidate = channelId === undefined
     ? await openedChannel(world)
     : { channelId, txid: await fundingOf(world, channelId), tx: "" };
+  await untilInMempool(world, candidate.txid);
   await chain.mine(1);
   await bothNormal(world, candidate);
 }
