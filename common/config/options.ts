@@ -212,6 +212,10 @@ export const OPTIONS = {
     daemons: NODE,
     help: "Channels of one peer that are not locked in yet.",
   }),
+  "max-opens-per-minute": withDefault(integer(1), 30, {
+    daemons: NODE,
+    help: "Opens that one peer may start in a minute, on however many connections.",
+  }),
   "open-timeout": withDefault(integer(1), 120, {
     daemons: FUNDS,
     help: "Seconds without progress after which an open or a replacement under negotiation is aborted.",

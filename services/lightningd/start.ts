@@ -223,6 +223,7 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       log,
       policy,
       maxOpensPerPeer: config.get("max-opens-per-peer"),
+      maxOpensPerMinute: config.get("max-opens-per-minute"),
       maxCapacity: maxCapacity === undefined ? undefined : sat(maxCapacity),
       openTimeoutMs: config.get("open-timeout") * MS,
       fundingGiveupBlocks: config.get("funding-giveup-blocks"),

@@ -16,6 +16,7 @@ import { channelRows, openRows } from "../lib/rows.ts";
 import { attack, refuses, staysSilent, useVictim } from "./victim.ts";
 
 const MAX_OPENS = 3;
+const MAX_OPENS_PER_MINUTE = 8;
 /** Coins of the node that one peer's opens may hold, and all peers'. */
 const MAX_INPUTS_OF_PEER = 2;
 const MAX_INPUTS = 10;
@@ -25,6 +26,7 @@ const victim = await useVictim({
 }, {
   alice: {
     "max-opens-per-peer": String(MAX_OPENS),
+    "max-opens-per-minute": String(MAX_OPENS_PER_MINUTE),
     "funder-max-inputs-per-peer": String(MAX_INPUTS_OF_PEER),
     "funder-max-inputs": String(MAX_INPUTS),
   },
@@ -52,6 +54,26 @@ attack(
     const last = peer.sibling();
     const refused = await last.sayOpen();
     await refuses(last, { type: "error", text: /too many/ }, refused.temporary_channel_id);
+    // Others are served meanwhile.
+    await using other = await victim.connect();
+    await other.openTo();
+  },
+);
+
+attack(
+  "attack 1, opens that are begun and left: one peer's are bounded in a minute, however often it connects",
+  async () => {
+    const before = await openRows(victim.node);
+    await using peer = await victim.connect();
+    for (let opens = 0; opens < MAX_OPENS_PER_MINUTE; opens++) {
+      await peer.sibling().openTo();
+      await peer.reconnect();
+    }
+    const more = peer.sibling();
+    const { temporary_channel_id } = await more.sayOpen();
+    await refuses(more, { type: "error", text: /too many opens in a short time/ }, temporary_channel_id);
+    await staysSilent(peer);
+    await victim.nothingLeft(before);
     // Others are served meanwhile.
     await using other = await victim.connect();
     await other.openTo();

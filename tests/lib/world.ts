@@ -20,6 +20,8 @@ export const FULL = Deno.env.get("ARCUS_TEST_FULL") === "1";
 const TEST_OPTIONS: Readonly<Record<string, string>> = {
   "funding-confirms": "1",
   "rbf-blocks-apart": "0",
+  // A table opens one channel after another.
+  "max-opens-per-minute": "10000",
   "funder-policy": "match",
   "funder-policy-mod": "100",
 };

@@ -33,6 +33,7 @@ import { Direction } from "gen/arcus/types/v1/types_pb.ts";
 import type { HsmdClient } from "../node.ts";
 import type { Assigned, Assigner } from "./assign.ts";
 import { begunKey, type Live, type LivePeer, type Owner, ownerKey, type Replica, type Subd } from "./live.ts";
+import { OpenRate } from "./open_rate.ts";
 import { Serial } from "./serial.ts";
 import {
   decide,
@@ -78,6 +79,7 @@ export class Flow {
   readonly #serial: Serial;
   readonly #timers = new Set<ReturnType<typeof setTimeout>>();
   readonly #retries = new Set<string>();
+  readonly #openRate = new OpenRate(OPEN_RATE_WINDOW_MS);
   /** Who waits for an attachment to start. */
   readonly #started = new Map<string, Set<(started: boolean) => void>>();
   /** Peers that a connectd keeps connected, and which one. */
@@ -445,7 +447,6 @@ export class Flow {
       refused: new Set(),
       aborted: new Set(),
       waiting: new Map(),
-      opened: [],
       closing: false,
     };
   }
@@ -900,7 +901,6 @@ export class Flow {
     );
     const openingOwner = opening === undefined ? undefined : live.owner("opening", opening.opening);
     const counts = await store.openCounts(peer.peerId, spoke.channelId);
-    const since = performance.now() - OPEN_RATE_WINDOW_MS;
     const features = Features.parse(peer.features);
     const verdict = decide({
       messageType: spoke.messageType,
@@ -918,7 +918,7 @@ export class Flow {
       opens: {
         ofPeer: counts.ofPeer,
         inAll: counts.inAll,
-        lately: peer.opened.filter((at) => at > since).length,
+        lately: this.#openRate.lately(peer.hex, performance.now()),
       },
       limits,
       hasOthers: await this.#hasOthers(peer, row?.channel, rows),
@@ -976,8 +976,7 @@ export class Flow {
   /** The peer opens a channel: keys, an opening row, and dualopend. */
   async #open(peer: LivePeer, spoke: PeerSpoke): Promise<void> {
     const { hsmd, store, limits, log } = this.options;
-    const since = performance.now() - OPEN_RATE_WINDOW_MS;
-    peer.opened.splice(0, peer.opened.length, ...peer.opened.filter((at) => at > since), performance.now());
+    this.#openRate.note(peer.hex, performance.now());
     const refuse = (text: string) =>
       this.#say(peer, spoke.channelId, [{ type: "error", text }], spoke.spokeId, false);
     let keys;

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { bytesToHex } from "@noble/hashes/utils.js";
+import { printableText } from "bolt/wire/error_text.ts";
+import type { Message } from "bolt/wire/messages.ts";
 import { usePostgres } from "common/testing/database.ts";
 import { waitFor } from "common/testing/wait.ts";
 import { AttachmentEnded_Reason as Ended } from "gen/arcus/connectd/v1/connectd_pb.ts";
@@ -11,6 +13,7 @@ import { MessageType } from "./spoke.ts";
 import {
   confirmAttempt,
   GIVEUP_BLOCKS,
+  OPENS_PER_MINUTE,
   peerKey,
   saveAttempt,
   saveChannel,
@@ -27,6 +30,11 @@ function flowTest(name: string, work: (room: TestRoom) => Promise<void>): void {
     await work(room);
     assert.deepEqual(room.fatal, []);
   });
+}
+
+/** What an error says. */
+function textOf(message: Message): string | undefined {
+  return message.type === "error" ? printableText(message.data) : undefined;
 }
 
 const id32 = () => new Uint8Array(randomBytes(32));
@@ -137,6 +145,24 @@ flowTest("a peer that opens gets dualopend, and its limits", async (room) => {
   assert.deepEqual(final.messages.map((message) => message.type), ["error"]);
   assert.equal(final.hangUp, false);
   assert.equal(await openings(room), 3);
+});
+
+flowTest("the rate of a peer's opens outlives its connections, and is no other peer's", async (room) => {
+  const connectd = room.connectd();
+  await connectd.hello();
+  await room.subd("dualopend").hello();
+  const [peer, other] = [peerKey(), peerKey()];
+  for (let i = 0; i < OPENS_PER_MINUTE; i++) {
+    const generation = await connectd.peer(peer);
+    await peerOpens(room, connectd, peer, generation);
+    connectd.gone(peer, generation);
+  }
+  const generation = await connectd.peer(peer);
+  const refused = connectd.spoke(peer, generation, id32(), MessageType.openChannel2);
+  const { spokeId, messages } = await connectd.finalMessages();
+  assert.equal(spokeId, refused);
+  assert.deepEqual(messages.map(textOf), ["too many opens in a short time"]);
+  await peerOpens(room, connectd, other, await connectd.peer(other));
 });
 
 flowTest("a temporary id that another channel has is refused", async (room) => {

@@ -53,8 +53,6 @@ export interface LivePeer {
   readonly aborted: Set<string>;
   /** Spokes that were told to wait. */
   readonly waiting: Map<bigint, PeerSpoke>;
-  /** When this peer started opens, monotonic milliseconds. */
-  readonly opened: number[];
   /** It was told to hang up; "bounce": and shall be connected again at once. */
   closing: false | "closing" | "bounce";
 }

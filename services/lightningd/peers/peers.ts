@@ -31,7 +31,7 @@ import { lightningdService } from "../face.ts";
 import { Live, type LivePeer } from "./live.ts";
 import { FundCode, Opens } from "./openings.ts";
 import { type Policy, registryService } from "./registry.ts";
-import { DEFAULT_MAX_OPENS, DEFAULT_OPENS_PER_WINDOW } from "./spoke.ts";
+import { DEFAULT_MAX_OPENS } from "./spoke.ts";
 import { type ChannelRow, ownerOf, PeerStore } from "./store.ts";
 
 /** Confirmations after which a transaction is not expected to be undone any more. */
@@ -49,6 +49,8 @@ export interface PeerRoomOptions {
   readonly policy: Policy;
   /** Channels of one peer that are not locked in yet. */
   readonly maxOpensPerPeer: number;
+  /** Opens that one peer may start in a minute. */
+  readonly maxOpensPerMinute: number;
   readonly maxCapacity: Sat | undefined;
   readonly openTimeoutMs: number;
   /** Blocks without a confirmation after which a channel that a peer opened is given up. */
@@ -104,7 +106,7 @@ export class PeerRoom implements Peers {
       limits: {
         perPeer: options.maxOpensPerPeer,
         inAll: DEFAULT_MAX_OPENS,
-        perWindow: DEFAULT_OPENS_PER_WINDOW,
+        perWindow: options.maxOpensPerMinute,
       },
       feerateKnown: () => chain.feerates().then(() => true, () => false),
       scanNewAttempts: () => chain.scanNewAttempts(),

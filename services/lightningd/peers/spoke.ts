@@ -42,15 +42,16 @@ export interface OpenLimits {
   readonly perPeer: number;
   /** Opens without a row in `channels`, of all peers. */
   readonly inAll: number;
-  /** Opens that one peer may start in {@link OPEN_RATE_WINDOW_MS}: each draws a key that hsmd remembers for ever. */
+  /**
+   * Opens that one peer may start in {@link OPEN_RATE_WINDOW_MS}, on however many connections: each draws a key that hsmd
+   * remembers for ever.
+   */
   readonly perWindow: number;
 }
 /** See {@link OpenLimits}. */
 export const OPEN_RATE_WINDOW_MS = 60_000;
 /** Opens under negotiation that lightningd serves in all. */
 export const DEFAULT_MAX_OPENS = 100;
-/** Opens that one peer may start within the window. */
-export const DEFAULT_OPENS_PER_WINDOW = 30;
 
 /** Who has the channel now. */
 export type OwnerState =

@@ -43,6 +43,8 @@ const SCHEMA = new URL("../../../schema", import.meta.url).pathname;
 /** The height at which every stand-in chain stands. */
 export const TEST_HEIGHT = 200;
 
+/** Opens that one peer may start in a minute. */
+export const OPENS_PER_MINUTE = 4;
 /** Blocks after which a stand-in lightningd gives a peer's open up. */
 export const GIVEUP_BLOCKS = 50;
 
@@ -305,6 +307,7 @@ export class TestRoom implements AsyncDisposable {
       log,
       policy: { fundingConfirms: 1 },
       maxOpensPerPeer: 3,
+      maxOpensPerMinute: OPENS_PER_MINUTE,
       maxCapacity: undefined,
       openTimeoutMs: 60_000,
       fundingGiveupBlocks: GIVEUP_BLOCKS,
