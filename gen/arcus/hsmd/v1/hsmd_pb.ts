@@ -22,7 +22,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file arcus/hsmd/v1/hsmd.proto.
  */
 export const file_arcus_hsmd_v1_hsmd: GenFile = /*@__PURE__*/
-  fileDesc("ChhhcmN1cy9oc21kL3YxL2hzbWQucHJvdG8SDWFyY3VzLmhzbWQudjEiEAoOR2V0SW5mb1JlcXVlc3Qi2AEKD0dldEluZm9SZXNwb25zZRIPCgdub2RlX2lkGAEgASgMEhEKCW1lbW9yeV9pZBgCIAEoDBISCgpoaWdoX3dhdGVyGAMgASgEEhMKC2RhdGFiYXNlX2lkGAQgASgMEgsKA2VjYxgFIAEoCRISCgpjaGFpbl9oYXNoGAYgASgMEhAKCGluc3RhbmNlGAcgASgJEg8KB3RydXN0ZWQYCCABKAgSEwoLd2FsbGV0X3hwdWIYCSABKAkSDQoFYm91bmQYCiABKAgSEAoIZGlzdHJ1c3QYCyABKAkiYwoTQmluZERhdGFiYXNlUmVxdWVzdBITCgtkYXRhYmFzZV9pZBgBIAEoDBIaChJleHBlY3RlZF9tZW1vcnlfaWQYAiABKAwSGwoTZXhwZWN0ZWRfaGlnaF93YXRlchgDIAEoBCJEChRCaW5kRGF0YWJhc2VSZXNwb25zZRIsCgRpbmZvGAEgASgLMh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2UiKwoTQWNjZXB0TWVtb3J5UmVxdWVzdBIUCgxjb25maXJtYXRpb24YASABKAkiFgoUQWNjZXB0TWVtb3J5UmVzcG9uc2UiHAoLRWNkaFJlcXVlc3QSDQoFcG9pbnQYASABKAwiHgoMRWNkaFJlc3BvbnNlEg4KBnNlY3JldBgBIAEoDCIqCglXYWxsZXRLZXkSDgoGY2hhbmdlGAEgASgIEg0KBWluZGV4GAIgASgNIk0KF0Rlcml2ZVdhbGxldEtleXNSZXF1ZXN0Eg4KBmNoYW5nZRgBIAEoCBITCgtmaXJzdF9pbmRleBgCIAEoDRINCgVjb3VudBgDIAEoDSJCChhEZXJpdmVXYWxsZXRLZXlzUmVzcG9uc2USDwoHc2NyaXB0cxgBIAMoDBIVCg1pbnRlcm5hbF9rZXlzGAIgAygMInQKC1dhbGxldElucHV0EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSEgoKYW1vdW50X3NhdBgCIAEoBBIlCgNrZXkYAyABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleSItCgdQcmV2T3V0EhIKCmFtb3VudF9zYXQYASABKAQSDgoGc2NyaXB0GAIgASgMItcDChdTaWduV2FsbGV0SW5wdXRzUmVxdWVzdBIKCgJ0eBgBIAEoDBIoCghwcmV2b3V0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJCCgZpbnB1dHMYAyADKAsyMi5hcmN1cy5oc21kLnYxLlNpZ25XYWxsZXRJbnB1dHNSZXF1ZXN0LklucHV0c0VudHJ5EkIKBmNoYW5nZRgEIAMoCzIyLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1JlcXVlc3QuQ2hhbmdlRW50cnkSFAoMZGVzdGluYXRpb25zGAUgAygNEhMKC21heF9mZWVfc2F0GAYgASgEEhYKDmZvcmVpZ25faW5wdXRzGAcgASgIEhMKC3NpZ2hhc2hfYWxsGAggAygNEhQKDGRvdWJsZV9zcGVuZBgJIAEoCBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpoBChhTaWduV2FsbGV0SW5wdXRzUmVzcG9uc2USSwoKc2lnbmF0dXJlcxgBIAMoCzI3LmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1Jlc3BvbnNlLlNpZ25hdHVyZXNFbnRyeRoxCg9TaWduYXR1cmVzRW50cnkSCwoDa2V5GAEgASgNEg0KBXZhbHVlGAIgASgMOgI4ASIkChFOZXdDaGFubmVsUmVxdWVzdBIPCgdwZWVyX2lkGAEgASgMInEKEk5ld0NoYW5uZWxSZXNwb25zZRIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDRIoCgRrZXlzGAMgASgLMhouYXJjdXMuaHNtZC52MS5DaGFubmVsS2V5cyLiAQoLQ2hhbm5lbEtleXMSFgoOZnVuZGluZ19wdWJrZXkYASABKAwSHAoUcmV2b2NhdGlvbl9iYXNlcG9pbnQYAiABKAwSGQoRcGF5bWVudF9iYXNlcG9pbnQYAyABKAwSIQoZZGVsYXllZF9wYXltZW50X2Jhc2Vwb2ludBgEIAEoDBIWCg5odGxjX2Jhc2Vwb2ludBgFIAEoDBIiChpmaXJzdF9wZXJfY29tbWl0bWVudF9wb2ludBgGIAEoDBIjChtzZWNvbmRfcGVyX2NvbW1pdG1lbnRfcG9pbnQYByABKAwiWgoXTmFtZURlc3RpbmF0aW9uc1JlcXVlc3QSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSJwoHb3V0cHV0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dCIaChhOYW1lRGVzdGluYXRpb25zUmVzcG9uc2UiTgoKQ2hhbm5lbFJlZhIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDRINCgVlcG9jaBgDIAEoBCJKChVHZXRDaGFubmVsS2V5c1JlcXVlc3QSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSGQoRcGF5bWVudF9rZXlfaW5kZXgYAiABKA0iQgoWR2V0Q2hhbm5lbEtleXNSZXNwb25zZRIoCgRrZXlzGAEgASgLMhouYXJjdXMuaHNtZC52MS5DaGFubmVsS2V5cyJEChVSZWdpc3RlckVwb2Noc1JlcXVlc3QSKwoIY2hhbm5lbHMYASADKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYiSAoWUmVnaXN0ZXJFcG9jaHNSZXNwb25zZRIuCghjaGFubmVscxgBIAMoCzIcLmFyY3VzLmhzbWQudjEuQ2hhbm5lbE1lbW9yeSLEAQoNQ2hhbm5lbE1lbW9yeRIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBINCgVlcG9jaBgCIAEoBBIPCgdyZWZ1c2VkGAMgASgIEjAKCW91dHBvaW50cxgEIAMoCzIdLmFyY3VzLmhzbWQudjEuT3V0cG9pbnRNZW1vcnkSKAoGbG9ja2VkGAUgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSDgoGZnJvemVuGAYgASgIEg8KB3JlZnVzYWwYByABKAkirQEKDk91dHBvaW50TWVtb3J5EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSGQoMbG9jYWxfbnVtYmVyGAIgASgESACIAQESGgoNcmVtb3RlX251bWJlchgDIAEoBEgBiAEBEhUKDWlucHV0c19zaWduZWQYBCABKAhCDwoNX2xvY2FsX251bWJlckIQCg5fcmVtb3RlX251bWJlciITChFMaXN0RXBvY2hzUmVxdWVzdCJEChJMaXN0RXBvY2hzUmVzcG9uc2USLgoIY2hhbm5lbHMYASADKAsyHC5hcmN1cy5oc21kLnYxLkNoYW5uZWxNZW1vcnkiRgocR2V0UGVyQ29tbWl0bWVudFBvaW50UmVxdWVzdBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIOCgZudW1iZXIYAiABKAQiLgodR2V0UGVyQ29tbWl0bWVudFBvaW50UmVzcG9uc2USDQoFcG9pbnQYASABKAwisQMKDENoYW5uZWxUZXJtcxIXCg9sb2NhbF9pc19vcGVuZXIYASABKAgSFAoMY2hhbm5lbF90eXBlGAIgASgMEh0KFXJlbW90ZV9mdW5kaW5nX3B1YmtleRgDIAEoDBIjChtyZW1vdGVfcmV2b2NhdGlvbl9iYXNlcG9pbnQYBCABKAwSIAoYcmVtb3RlX3BheW1lbnRfYmFzZXBvaW50GAUgASgMEigKIHJlbW90ZV9kZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAYgASgMEh0KFXJlbW90ZV9odGxjX2Jhc2Vwb2ludBgHIAEoDBIpCiFyZW1vdGVfZmlyc3RfcGVyX2NvbW1pdG1lbnRfcG9pbnQYCCABKAwSGwoTbG9jYWxfdG9fc2VsZl9kZWxheRgJIAEoDRIcChRyZW1vdGVfdG9fc2VsZl9kZWxheRgKIAEoDRIcChRsb2NhbF9kdXN0X2xpbWl0X3NhdBgLIAEoBBIdChVyZW1vdGVfZHVzdF9saW1pdF9zYXQYDCABKAQSIAoYY29tbWl0bWVudF9mZWVyYXRlX3Blcmt3GA0gASgNInkKDEF0dGVtcHRUZXJtcxISCgpmdW5kaW5nX3R4GAEgASgMEhQKDG91dHB1dF9pbmRleBgCIAEoDRIeChZsb2NhbF9jb250cmlidXRpb25fc2F0GAMgASgEEh8KF3JlbW90ZV9jb250cmlidXRpb25fc2F0GAQgASgEIqQBChxTaWduUmVtb3RlQ29tbWl0bWVudDBSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMiMgodU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVzcG9uc2USEQoJc2lnbmF0dXJlGAEgASgMIsMEChlTaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMSGAoQcmVtb3RlX3NpZ25hdHVyZRgEIAEoDBITCgtzaWduX2lucHV0cxgFIAEoCBIoCghwcmV2b3V0cxgGIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJECgZpbnB1dHMYByADKAsyNC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlcXVlc3QuSW5wdXRzRW50cnkSRAoGY2hhbmdlGAggAygLMjQuYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0LkNoYW5nZUVudHJ5EhQKDGRlc3RpbmF0aW9ucxgJIAMoDRITCgttYXhfZmVlX3NhdBgKIAEoBBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpsBChpTaWduRnVuZGluZ0F0dGVtcHRSZXNwb25zZRJLCgl3aXRuZXNzZXMYASADKAsyOC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlc3BvbnNlLldpdG5lc3Nlc0VudHJ5GjAKDldpdG5lc3Nlc0VudHJ5EgsKA2tleRgBIAEoDRINCgV2YWx1ZRgCIAEoDDoCOAEibAoSTG9ja0Z1bmRpbmdSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoIb3V0cG9pbnQYAiABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludCIVChNMb2NrRnVuZGluZ1Jlc3BvbnNlMv8KCgRIc21kEkgKB0dldEluZm8SHS5hcmN1cy5oc21kLnYxLkdldEluZm9SZXF1ZXN0Gh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2USVwoMQmluZERhdGFiYXNlEiIuYXJjdXMuaHNtZC52MS5CaW5kRGF0YWJhc2VSZXF1ZXN0GiMuYXJjdXMuaHNtZC52MS5CaW5kRGF0YWJhc2VSZXNwb25zZRJXCgxBY2NlcHRNZW1vcnkSIi5hcmN1cy5oc21kLnYxLkFjY2VwdE1lbW9yeVJlcXVlc3QaIy5hcmN1cy5oc21kLnYxLkFjY2VwdE1lbW9yeVJlc3BvbnNlEj8KBEVjZGgSGi5hcmN1cy5oc21kLnYxLkVjZGhSZXF1ZXN0GhsuYXJjdXMuaHNtZC52MS5FY2RoUmVzcG9uc2USYwoQRGVyaXZlV2FsbGV0S2V5cxImLmFyY3VzLmhzbWQudjEuRGVyaXZlV2FsbGV0S2V5c1JlcXVlc3QaJy5hcmN1cy5oc21kLnYxLkRlcml2ZVdhbGxldEtleXNSZXNwb25zZRJjChBTaWduV2FsbGV0SW5wdXRzEiYuYXJjdXMuaHNtZC52MS5TaWduV2FsbGV0SW5wdXRzUmVxdWVzdBonLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1Jlc3BvbnNlElEKCk5ld0NoYW5uZWwSIC5hcmN1cy5oc21kLnYxLk5ld0NoYW5uZWxSZXF1ZXN0GiEuYXJjdXMuaHNtZC52MS5OZXdDaGFubmVsUmVzcG9uc2USXQoOR2V0Q2hhbm5lbEtleXMSJC5hcmN1cy5oc21kLnYxLkdldENoYW5uZWxLZXlzUmVxdWVzdBolLmFyY3VzLmhzbWQudjEuR2V0Q2hhbm5lbEtleXNSZXNwb25zZRJjChBOYW1lRGVzdGluYXRpb25zEiYuYXJjdXMuaHNtZC52MS5OYW1lRGVzdGluYXRpb25zUmVxdWVzdBonLmFyY3VzLmhzbWQudjEuTmFtZURlc3RpbmF0aW9uc1Jlc3BvbnNlEl0KDlJlZ2lzdGVyRXBvY2hzEiQuYXJjdXMuaHNtZC52MS5SZWdpc3RlckVwb2Noc1JlcXVlc3QaJS5hcmN1cy5oc21kLnYxLlJlZ2lzdGVyRXBvY2hzUmVzcG9uc2USUQoKTGlzdEVwb2NocxIgLmFyY3VzLmhzbWQudjEuTGlzdEVwb2Noc1JlcXVlc3QaIS5hcmN1cy5oc21kLnYxLkxpc3RFcG9jaHNSZXNwb25zZRJyChVHZXRQZXJDb21taXRtZW50UG9pbnQSKy5hcmN1cy5oc21kLnYxLkdldFBlckNvbW1pdG1lbnRQb2ludFJlcXVlc3QaLC5hcmN1cy5oc21kLnYxLkdldFBlckNvbW1pdG1lbnRQb2ludFJlc3BvbnNlEnIKFVNpZ25SZW1vdGVDb21taXRtZW50MBIrLmFyY3VzLmhzbWQudjEuU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVxdWVzdBosLmFyY3VzLmhzbWQudjEuU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVzcG9uc2USaQoSU2lnbkZ1bmRpbmdBdHRlbXB0EiguYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0GikuYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXNwb25zZRJUCgtMb2NrRnVuZGluZxIhLmFyY3VzLmhzbWQudjEuTG9ja0Z1bmRpbmdSZXF1ZXN0GiIuYXJjdXMuaHNtZC52MS5Mb2NrRnVuZGluZ1Jlc3BvbnNlYgZwcm90bzM", [file_arcus_types_v1_types]);
+  fileDesc("ChhhcmN1cy9oc21kL3YxL2hzbWQucHJvdG8SDWFyY3VzLmhzbWQudjEiEAoOR2V0SW5mb1JlcXVlc3Qi2AEKD0dldEluZm9SZXNwb25zZRIPCgdub2RlX2lkGAEgASgMEhEKCW1lbW9yeV9pZBgCIAEoDBISCgpoaWdoX3dhdGVyGAMgASgEEhMKC2RhdGFiYXNlX2lkGAQgASgMEgsKA2VjYxgFIAEoCRISCgpjaGFpbl9oYXNoGAYgASgMEhAKCGluc3RhbmNlGAcgASgJEg8KB3RydXN0ZWQYCCABKAgSEwoLd2FsbGV0X3hwdWIYCSABKAkSDQoFYm91bmQYCiABKAgSEAoIZGlzdHJ1c3QYCyABKAkiYwoTQmluZERhdGFiYXNlUmVxdWVzdBITCgtkYXRhYmFzZV9pZBgBIAEoDBIaChJleHBlY3RlZF9tZW1vcnlfaWQYAiABKAwSGwoTZXhwZWN0ZWRfaGlnaF93YXRlchgDIAEoBCJEChRCaW5kRGF0YWJhc2VSZXNwb25zZRIsCgRpbmZvGAEgASgLMh4uYXJjdXMuaHNtZC52MS5HZXRJbmZvUmVzcG9uc2UiKwoTQWNjZXB0TWVtb3J5UmVxdWVzdBIUCgxjb25maXJtYXRpb24YASABKAkiFgoUQWNjZXB0TWVtb3J5UmVzcG9uc2UiHAoLRWNkaFJlcXVlc3QSDQoFcG9pbnQYASABKAwiHgoMRWNkaFJlc3BvbnNlEg4KBnNlY3JldBgBIAEoDCIqCglXYWxsZXRLZXkSDgoGY2hhbmdlGAEgASgIEg0KBWluZGV4GAIgASgNIk0KF0Rlcml2ZVdhbGxldEtleXNSZXF1ZXN0Eg4KBmNoYW5nZRgBIAEoCBITCgtmaXJzdF9pbmRleBgCIAEoDRINCgVjb3VudBgDIAEoDSJCChhEZXJpdmVXYWxsZXRLZXlzUmVzcG9uc2USDwoHc2NyaXB0cxgBIAMoDBIVCg1pbnRlcm5hbF9rZXlzGAIgAygMInQKC1dhbGxldElucHV0EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSEgoKYW1vdW50X3NhdBgCIAEoBBIlCgNrZXkYAyABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleSItCgdQcmV2T3V0EhIKCmFtb3VudF9zYXQYASABKAQSDgoGc2NyaXB0GAIgASgMItcDChdTaWduV2FsbGV0SW5wdXRzUmVxdWVzdBIKCgJ0eBgBIAEoDBIoCghwcmV2b3V0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJCCgZpbnB1dHMYAyADKAsyMi5hcmN1cy5oc21kLnYxLlNpZ25XYWxsZXRJbnB1dHNSZXF1ZXN0LklucHV0c0VudHJ5EkIKBmNoYW5nZRgEIAMoCzIyLmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1JlcXVlc3QuQ2hhbmdlRW50cnkSFAoMZGVzdGluYXRpb25zGAUgAygNEhMKC21heF9mZWVfc2F0GAYgASgEEhYKDmZvcmVpZ25faW5wdXRzGAcgASgIEhMKC3NpZ2hhc2hfYWxsGAggAygNEhQKDGRvdWJsZV9zcGVuZBgJIAEoCBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpoBChhTaWduV2FsbGV0SW5wdXRzUmVzcG9uc2USSwoKc2lnbmF0dXJlcxgBIAMoCzI3LmFyY3VzLmhzbWQudjEuU2lnbldhbGxldElucHV0c1Jlc3BvbnNlLlNpZ25hdHVyZXNFbnRyeRoxCg9TaWduYXR1cmVzRW50cnkSCwoDa2V5GAEgASgNEg0KBXZhbHVlGAIgASgMOgI4ASIkChFOZXdDaGFubmVsUmVxdWVzdBIPCgdwZWVyX2lkGAEgASgMInEKEk5ld0NoYW5uZWxSZXNwb25zZRIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDRIoCgRrZXlzGAMgASgLMhouYXJjdXMuaHNtZC52MS5DaGFubmVsS2V5cyLiAQoLQ2hhbm5lbEtleXMSFgoOZnVuZGluZ19wdWJrZXkYASABKAwSHAoUcmV2b2NhdGlvbl9iYXNlcG9pbnQYAiABKAwSGQoRcGF5bWVudF9iYXNlcG9pbnQYAyABKAwSIQoZZGVsYXllZF9wYXltZW50X2Jhc2Vwb2ludBgEIAEoDBIWCg5odGxjX2Jhc2Vwb2ludBgFIAEoDBIiChpmaXJzdF9wZXJfY29tbWl0bWVudF9wb2ludBgGIAEoDBIjChtzZWNvbmRfcGVyX2NvbW1pdG1lbnRfcG9pbnQYByABKAwiWgoXTmFtZURlc3RpbmF0aW9uc1JlcXVlc3QSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSJwoHb3V0cHV0cxgCIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dCIaChhOYW1lRGVzdGluYXRpb25zUmVzcG9uc2UiTgoKQ2hhbm5lbFJlZhIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIZChFwYXltZW50X2tleV9pbmRleBgCIAEoDRINCgVlcG9jaBgDIAEoBCJKChVHZXRDaGFubmVsS2V5c1JlcXVlc3QSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSGQoRcGF5bWVudF9rZXlfaW5kZXgYAiABKA0iQgoWR2V0Q2hhbm5lbEtleXNSZXNwb25zZRIoCgRrZXlzGAEgASgLMhouYXJjdXMuaHNtZC52MS5DaGFubmVsS2V5cyJEChVSZWdpc3RlckVwb2Noc1JlcXVlc3QSKwoIY2hhbm5lbHMYASADKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYiSAoWUmVnaXN0ZXJFcG9jaHNSZXNwb25zZRIuCghjaGFubmVscxgBIAMoCzIcLmFyY3VzLmhzbWQudjEuQ2hhbm5lbE1lbW9yeSLEAQoNQ2hhbm5lbE1lbW9yeRIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBINCgVlcG9jaBgCIAEoBBIPCgdyZWZ1c2VkGAMgASgIEjAKCW91dHBvaW50cxgEIAMoCzIdLmFyY3VzLmhzbWQudjEuT3V0cG9pbnRNZW1vcnkSKAoGbG9ja2VkGAUgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSDgoGZnJvemVuGAYgASgIEg8KB3JlZnVzYWwYByABKAkirQEKDk91dHBvaW50TWVtb3J5EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSGQoMbG9jYWxfbnVtYmVyGAIgASgESACIAQESGgoNcmVtb3RlX251bWJlchgDIAEoBEgBiAEBEhUKDWlucHV0c19zaWduZWQYBCABKAhCDwoNX2xvY2FsX251bWJlckIQCg5fcmVtb3RlX251bWJlciITChFMaXN0RXBvY2hzUmVxdWVzdCJEChJMaXN0RXBvY2hzUmVzcG9uc2USLgoIY2hhbm5lbHMYASADKAsyHC5hcmN1cy5oc21kLnYxLkNoYW5uZWxNZW1vcnkiRgocR2V0UGVyQ29tbWl0bWVudFBvaW50UmVxdWVzdBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIOCgZudW1iZXIYAiABKAQiLgodR2V0UGVyQ29tbWl0bWVudFBvaW50UmVzcG9uc2USDQoFcG9pbnQYASABKAwisQMKDENoYW5uZWxUZXJtcxIXCg9sb2NhbF9pc19vcGVuZXIYASABKAgSFAoMY2hhbm5lbF90eXBlGAIgASgMEh0KFXJlbW90ZV9mdW5kaW5nX3B1YmtleRgDIAEoDBIjChtyZW1vdGVfcmV2b2NhdGlvbl9iYXNlcG9pbnQYBCABKAwSIAoYcmVtb3RlX3BheW1lbnRfYmFzZXBvaW50GAUgASgMEigKIHJlbW90ZV9kZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAYgASgMEh0KFXJlbW90ZV9odGxjX2Jhc2Vwb2ludBgHIAEoDBIpCiFyZW1vdGVfZmlyc3RfcGVyX2NvbW1pdG1lbnRfcG9pbnQYCCABKAwSGwoTbG9jYWxfdG9fc2VsZl9kZWxheRgJIAEoDRIcChRyZW1vdGVfdG9fc2VsZl9kZWxheRgKIAEoDRIcChRsb2NhbF9kdXN0X2xpbWl0X3NhdBgLIAEoBBIdChVyZW1vdGVfZHVzdF9saW1pdF9zYXQYDCABKAQSIAoYY29tbWl0bWVudF9mZWVyYXRlX3Blcmt3GA0gASgNInkKDEF0dGVtcHRUZXJtcxISCgpmdW5kaW5nX3R4GAEgASgMEhQKDG91dHB1dF9pbmRleBgCIAEoDRIeChZsb2NhbF9jb250cmlidXRpb25fc2F0GAMgASgEEh8KF3JlbW90ZV9jb250cmlidXRpb25fc2F0GAQgASgEIqQBChxTaWduUmVtb3RlQ29tbWl0bWVudDBSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMiMgodU2lnblJlbW90ZUNvbW1pdG1lbnQwUmVzcG9uc2USEQoJc2lnbmF0dXJlGAEgASgMIsMEChlTaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAiABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIsCgdhdHRlbXB0GAMgASgLMhsuYXJjdXMuaHNtZC52MS5BdHRlbXB0VGVybXMSGAoQcmVtb3RlX3NpZ25hdHVyZRgEIAEoDBITCgtzaWduX2lucHV0cxgFIAEoCBIoCghwcmV2b3V0cxgGIAMoCzIWLmFyY3VzLmhzbWQudjEuUHJldk91dBJECgZpbnB1dHMYByADKAsyNC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlcXVlc3QuSW5wdXRzRW50cnkSRAoGY2hhbmdlGAggAygLMjQuYXJjdXMuaHNtZC52MS5TaWduRnVuZGluZ0F0dGVtcHRSZXF1ZXN0LkNoYW5nZUVudHJ5EhQKDGRlc3RpbmF0aW9ucxgJIAMoDRITCgttYXhfZmVlX3NhdBgKIAEoBBpHCgtJbnB1dHNFbnRyeRILCgNrZXkYASABKA0SJwoFdmFsdWUYAiABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleToCOAEaRwoLQ2hhbmdlRW50cnkSCwoDa2V5GAEgASgNEicKBXZhbHVlGAIgASgLMhguYXJjdXMuaHNtZC52MS5XYWxsZXRLZXk6AjgBIpsBChpTaWduRnVuZGluZ0F0dGVtcHRSZXNwb25zZRJLCgl3aXRuZXNzZXMYASADKAsyOC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlc3BvbnNlLldpdG5lc3Nlc0VudHJ5GjAKDldpdG5lc3Nlc0VudHJ5EgsKA2tleRgBIAEoDRINCgV2YWx1ZRgCIAEoDDoCOAEibAoSTG9ja0Z1bmRpbmdSZXF1ZXN0EioKB2NoYW5uZWwYASABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoIb3V0cG9pbnQYAiABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludCIVChNMb2NrRnVuZGluZ1Jlc3BvbnNlIkYKFkNvbW1pdG1lbnRTdGVwc1JlcXVlc3QSLAoFc3RlcHMYASADKAsyHS5hcmN1cy5oc21kLnYxLkNvbW1pdG1lbnRTdGVwIk8KF0NvbW1pdG1lbnRTdGVwc1Jlc3BvbnNlEjQKB3Jlc3VsdHMYASADKAsyIy5hcmN1cy5oc21kLnYxLkNvbW1pdG1lbnRTdGVwUmVzdWx0Is4BCg5Db21taXRtZW50U3RlcBIPCgdzdGVwX2lkGAEgASgEEioKB2NoYW5uZWwYAiABKAsyGS5hcmN1cy5oc21kLnYxLkNoYW5uZWxSZWYSKgoFdGVybXMYAyABKAsyGy5hcmN1cy5oc21kLnYxLkNoYW5uZWxUZXJtcxIuCglvdXRwb2ludHMYBCADKAsyGy5hcmN1cy5oc21kLnYxLk91dHBvaW50U3RlcBIOCgZyZXZva2UYBSABKAgSEwoLZWNkaF9wb2ludHMYBiADKAwikQIKDE91dHBvaW50U3RlcBIqCghvdXRwb2ludBgBIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50EhQKDGNhcGFjaXR5X3NhdBgCIAEoBBIwCgZ2ZXJpZnkYAyABKAsyIC5hcmN1cy5oc21kLnYxLkNvbW1pdG1lbnRDb250ZW50EhgKEHJlbW90ZV9zaWduYXR1cmUYBCABKAwSHgoWcmVtb3RlX2h0bGNfc2lnbmF0dXJlcxgFIAEoDBIuCgRzaWduGAYgASgLMiAuYXJjdXMuaHNtZC52MS5Db21taXRtZW50Q29udGVudBIjChtyZW1vdGVfcGVyX2NvbW1pdG1lbnRfcG9pbnQYByABKAwi4gEKEUNvbW1pdG1lbnRDb250ZW50Eg4KBm51bWJlchgBIAEoBBIVCg10b19sb2NhbF9tc2F0GAIgASgEEhYKDnRvX3JlbW90ZV9tc2F0GAMgASgEEhUKDWZlZXJhdGVfcGVya3cYBCABKA0SEAoIaHRsY19pZHMYBSADKAQSFAoMaHRsY19vZmZlcmVkGAYgAygIEhgKEGh0bGNfYW1vdW50X21zYXQYByADKAQSGwoTaHRsY19wYXltZW50X2hhc2hlcxgIIAEoDBIYChBodGxjX2NsdHZfZXhwaXJ5GAkgAygNItgBChRDb21taXRtZW50U3RlcFJlc3VsdBIPCgdzdGVwX2lkGAEgASgEEg8KB3JlZnVzYWwYAiABKAkSDgoGZGV0YWlsGAMgASgJEjQKCW91dHBvaW50cxgEIAMoCzIhLmFyY3VzLmhzbWQudjEuT3V0cG9pbnRTaWduYXR1cmVzEh0KFXBlcl9jb21taXRtZW50X3NlY3JldBgFIAEoDBIhChluZXh0X3Blcl9jb21taXRtZW50X3BvaW50GAYgASgMEhYKDnNoYXJlZF9zZWNyZXRzGAcgAygMIkAKEk91dHBvaW50U2lnbmF0dXJlcxIRCglzaWduYXR1cmUYASABKAwSFwoPaHRsY19zaWduYXR1cmVzGAIgASgMIu0CChJTaWduQ2xvc2luZ1JlcXVlc3QSKgoHY2hhbm5lbBgBIAEoCzIZLmFyY3VzLmhzbWQudjEuQ2hhbm5lbFJlZhIqCgV0ZXJtcxgCIAEoCzIbLmFyY3VzLmhzbWQudjEuQ2hhbm5lbFRlcm1zEioKCG91dHBvaW50GAMgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSFAoMY2FwYWNpdHlfc2F0GAQgASgEEi8KBWxvY2FsGAUgASgLMiAuYXJjdXMuaHNtZC52MS5Db21taXRtZW50Q29udGVudBIKCgJ0eBgGIAEoDBIZCgxsb2NhbF9vdXRwdXQYByABKA1IAIgBARIlCgNrZXkYCCABKAsyGC5hcmN1cy5oc21kLnYxLldhbGxldEtleRITCgttYXhfZmVlX3NhdBgJIAEoBBIYChByZW1vdGVfc2lnbmF0dXJlGAogASgMQg8KDV9sb2NhbF9vdXRwdXQiKAoTU2lnbkNsb3NpbmdSZXNwb25zZRIRCglzaWduYXR1cmUYASABKAwi/wEKGFNpZ25Pd25Db21taXRtZW50UmVxdWVzdBIqCgdjaGFubmVsGAEgASgLMhkuYXJjdXMuaHNtZC52MS5DaGFubmVsUmVmEioKBXRlcm1zGAIgASgLMhsuYXJjdXMuaHNtZC52MS5DaGFubmVsVGVybXMSKgoIb3V0cG9pbnQYAyABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludBIUCgxjYXBhY2l0eV9zYXQYBCABKAQSLwoFbG9jYWwYBSABKAsyIC5hcmN1cy5oc21kLnYxLkNvbW1pdG1lbnRDb250ZW50EhgKEHJlbW90ZV9zaWduYXR1cmUYBiABKAwiJwoZU2lnbk93bkNvbW1pdG1lbnRSZXNwb25zZRIKCgJ0eBgBIAEoDCIhCg9FY2RoTWFueVJlcXVlc3QSDgoGcG9pbnRzGAEgAygMIiMKEEVjZGhNYW55UmVzcG9uc2USDwoHc2VjcmV0cxgBIAMoDCJHChNTaWduSW52b2ljZXNSZXF1ZXN0EjAKCGludm9pY2VzGAEgAygLMh4uYXJjdXMuaHNtZC52MS5VbnNpZ25lZEludm9pY2UiLAoPVW5zaWduZWRJbnZvaWNlEgsKA2hycBgBIAEoCRIMCgRkYXRhGAIgASgMIioKFFNpZ25JbnZvaWNlc1Jlc3BvbnNlEhIKCnNpZ25hdHVyZXMYASADKAwyyQ4KBEhzbWQSSAoHR2V0SW5mbxIdLmFyY3VzLmhzbWQudjEuR2V0SW5mb1JlcXVlc3QaHi5hcmN1cy5oc21kLnYxLkdldEluZm9SZXNwb25zZRJXCgxCaW5kRGF0YWJhc2USIi5hcmN1cy5oc21kLnYxLkJpbmREYXRhYmFzZVJlcXVlc3QaIy5hcmN1cy5oc21kLnYxLkJpbmREYXRhYmFzZVJlc3BvbnNlElcKDEFjY2VwdE1lbW9yeRIiLmFyY3VzLmhzbWQudjEuQWNjZXB0TWVtb3J5UmVxdWVzdBojLmFyY3VzLmhzbWQudjEuQWNjZXB0TWVtb3J5UmVzcG9uc2USPwoERWNkaBIaLmFyY3VzLmhzbWQudjEuRWNkaFJlcXVlc3QaGy5hcmN1cy5oc21kLnYxLkVjZGhSZXNwb25zZRJjChBEZXJpdmVXYWxsZXRLZXlzEiYuYXJjdXMuaHNtZC52MS5EZXJpdmVXYWxsZXRLZXlzUmVxdWVzdBonLmFyY3VzLmhzbWQudjEuRGVyaXZlV2FsbGV0S2V5c1Jlc3BvbnNlEmMKEFNpZ25XYWxsZXRJbnB1dHMSJi5hcmN1cy5oc21kLnYxLlNpZ25XYWxsZXRJbnB1dHNSZXF1ZXN0GicuYXJjdXMuaHNtZC52MS5TaWduV2FsbGV0SW5wdXRzUmVzcG9uc2USUQoKTmV3Q2hhbm5lbBIgLmFyY3VzLmhzbWQudjEuTmV3Q2hhbm5lbFJlcXVlc3QaIS5hcmN1cy5oc21kLnYxLk5ld0NoYW5uZWxSZXNwb25zZRJdCg5HZXRDaGFubmVsS2V5cxIkLmFyY3VzLmhzbWQudjEuR2V0Q2hhbm5lbEtleXNSZXF1ZXN0GiUuYXJjdXMuaHNtZC52MS5HZXRDaGFubmVsS2V5c1Jlc3BvbnNlEmMKEE5hbWVEZXN0aW5hdGlvbnMSJi5hcmN1cy5oc21kLnYxLk5hbWVEZXN0aW5hdGlvbnNSZXF1ZXN0GicuYXJjdXMuaHNtZC52MS5OYW1lRGVzdGluYXRpb25zUmVzcG9uc2USXQoOUmVnaXN0ZXJFcG9jaHMSJC5hcmN1cy5oc21kLnYxLlJlZ2lzdGVyRXBvY2hzUmVxdWVzdBolLmFyY3VzLmhzbWQudjEuUmVnaXN0ZXJFcG9jaHNSZXNwb25zZRJRCgpMaXN0RXBvY2hzEiAuYXJjdXMuaHNtZC52MS5MaXN0RXBvY2hzUmVxdWVzdBohLmFyY3VzLmhzbWQudjEuTGlzdEVwb2Noc1Jlc3BvbnNlEnIKFUdldFBlckNvbW1pdG1lbnRQb2ludBIrLmFyY3VzLmhzbWQudjEuR2V0UGVyQ29tbWl0bWVudFBvaW50UmVxdWVzdBosLmFyY3VzLmhzbWQudjEuR2V0UGVyQ29tbWl0bWVudFBvaW50UmVzcG9uc2UScgoVU2lnblJlbW90ZUNvbW1pdG1lbnQwEisuYXJjdXMuaHNtZC52MS5TaWduUmVtb3RlQ29tbWl0bWVudDBSZXF1ZXN0GiwuYXJjdXMuaHNtZC52MS5TaWduUmVtb3RlQ29tbWl0bWVudDBSZXNwb25zZRJpChJTaWduRnVuZGluZ0F0dGVtcHQSKC5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlcXVlc3QaKS5hcmN1cy5oc21kLnYxLlNpZ25GdW5kaW5nQXR0ZW1wdFJlc3BvbnNlElQKC0xvY2tGdW5kaW5nEiEuYXJjdXMuaHNtZC52MS5Mb2NrRnVuZGluZ1JlcXVlc3QaIi5hcmN1cy5oc21kLnYxLkxvY2tGdW5kaW5nUmVzcG9uc2USZAoPQ29tbWl0bWVudFN0ZXBzEiUuYXJjdXMuaHNtZC52MS5Db21taXRtZW50U3RlcHNSZXF1ZXN0GiYuYXJjdXMuaHNtZC52MS5Db21taXRtZW50U3RlcHNSZXNwb25zZSgBMAESVAoLU2lnbkNsb3NpbmcSIS5hcmN1cy5oc21kLnYxLlNpZ25DbG9zaW5nUmVxdWVzdBoiLmFyY3VzLmhzbWQudjEuU2lnbkNsb3NpbmdSZXNwb25zZRJmChFTaWduT3duQ29tbWl0bWVudBInLmFyY3VzLmhzbWQudjEuU2lnbk93bkNvbW1pdG1lbnRSZXF1ZXN0GiguYXJjdXMuaHNtZC52MS5TaWduT3duQ29tbWl0bWVudFJlc3BvbnNlEksKCEVjZGhNYW55Eh4uYXJjdXMuaHNtZC52MS5FY2RoTWFueVJlcXVlc3QaHy5hcmN1cy5oc21kLnYxLkVjZGhNYW55UmVzcG9uc2USVwoMU2lnbkludm9pY2VzEiIuYXJjdXMuaHNtZC52MS5TaWduSW52b2ljZXNSZXF1ZXN0GiMuYXJjdXMuaHNtZC52MS5TaWduSW52b2ljZXNSZXNwb25zZWIGcHJvdG8z", [file_arcus_types_v1_types]);
 
 /**
  * @generated from message arcus.hsmd.v1.GetInfoRequest
@@ -1142,6 +1142,539 @@ export const LockFundingResponseSchema: GenMessage<LockFundingResponse> = /*@__P
   messageDesc(file_arcus_hsmd_v1_hsmd, 38);
 
 /**
+ * @generated from message arcus.hsmd.v1.CommitmentStepsRequest
+ */
+export type CommitmentStepsRequest = Message<"arcus.hsmd.v1.CommitmentStepsRequest"> & {
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.CommitmentStep steps = 1;
+   */
+  steps: CommitmentStep[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.CommitmentStepsRequest.
+ * Use `create(CommitmentStepsRequestSchema)` to create a new message.
+ */
+export const CommitmentStepsRequestSchema: GenMessage<CommitmentStepsRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 39);
+
+/**
+ * @generated from message arcus.hsmd.v1.CommitmentStepsResponse
+ */
+export type CommitmentStepsResponse = Message<"arcus.hsmd.v1.CommitmentStepsResponse"> & {
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.CommitmentStepResult results = 1;
+   */
+  results: CommitmentStepResult[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.CommitmentStepsResponse.
+ * Use `create(CommitmentStepsResponseSchema)` to create a new message.
+ */
+export const CommitmentStepsResponseSchema: GenMessage<CommitmentStepsResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 40);
+
+/**
+ * @generated from message arcus.hsmd.v1.CommitmentStep
+ */
+export type CommitmentStep = Message<"arcus.hsmd.v1.CommitmentStep"> & {
+  /**
+   * Answered as is.
+   *
+   * @generated from field: uint64 step_id = 1;
+   */
+  stepId: bigint;
+
+  /**
+   * @generated from field: arcus.hsmd.v1.ChannelRef channel = 2;
+   */
+  channel?: ChannelRef | undefined;
+
+  /**
+   * With the first step of a channel on a stream; later ones may leave it out. Refused with TERMS_UNKNOWN otherwise.
+   *
+   * @generated from field: arcus.hsmd.v1.ChannelTerms terms = 3;
+   */
+  terms?: ChannelTerms | undefined;
+
+  /**
+   * One per live funding outpoint.
+   *
+   * @generated from field: repeated arcus.hsmd.v1.OutpointStep outpoints = 4;
+   */
+  outpoints: OutpointStep[];
+
+  /**
+   * Release the secret of the commitment before the verified one: only when each outpoint's verification passed here.
+   *
+   * @generated from field: bool revoke = 5;
+   */
+  revoke: boolean;
+
+  /**
+   * Points for ECDH with the node key: the onions of HTLCs that this step commits.
+   *
+   * @generated from field: repeated bytes ecdh_points = 6;
+   */
+  ecdhPoints: Uint8Array[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.CommitmentStep.
+ * Use `create(CommitmentStepSchema)` to create a new message.
+ */
+export const CommitmentStepSchema: GenMessage<CommitmentStep> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 41);
+
+/**
+ * Both may be there (revoke_and_ack and commitment_signed in one step), or one of them.
+ *
+ * @generated from message arcus.hsmd.v1.OutpointStep
+ */
+export type OutpointStep = Message<"arcus.hsmd.v1.OutpointStep"> & {
+  /**
+   * @generated from field: arcus.types.v1.OutPoint outpoint = 1;
+   */
+  outpoint?: OutPoint | undefined;
+
+  /**
+   * @generated from field: uint64 capacity_sat = 2;
+   */
+  capacitySat: bigint;
+
+  /**
+   * Our commitment with the peer's signatures: its number is the newest verified one (the same content again) or the next.
+   *
+   * @generated from field: arcus.hsmd.v1.CommitmentContent verify = 3;
+   */
+  verify?: CommitmentContent | undefined;
+
+  /**
+   * @generated from field: bytes remote_signature = 4;
+   */
+  remoteSignature: Uint8Array;
+
+  /**
+   * 64 bytes for each untrimmed HTLC, in the order of the outputs.
+   *
+   * @generated from field: bytes remote_htlc_signatures = 5;
+   */
+  remoteHtlcSignatures: Uint8Array;
+
+  /**
+   * The peer's commitment, to be signed: the newest signed number (the same content again) or the next.
+   *
+   * @generated from field: arcus.hsmd.v1.CommitmentContent sign = 6;
+   */
+  sign?: CommitmentContent | undefined;
+
+  /**
+   * @generated from field: bytes remote_per_commitment_point = 7;
+   */
+  remotePerCommitmentPoint: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.OutpointStep.
+ * Use `create(OutpointStepSchema)` to create a new message.
+ */
+export const OutpointStepSchema: GenMessage<OutpointStep> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 42);
+
+/**
+ * What a commitment holds, whoever's it is. Balances are before fee and anchors. HTLCs by column, in any order.
+ *
+ * @generated from message arcus.hsmd.v1.CommitmentContent
+ */
+export type CommitmentContent = Message<"arcus.hsmd.v1.CommitmentContent"> & {
+  /**
+   * @generated from field: uint64 number = 1;
+   */
+  number: bigint;
+
+  /**
+   * @generated from field: uint64 to_local_msat = 2;
+   */
+  toLocalMsat: bigint;
+
+  /**
+   * @generated from field: uint64 to_remote_msat = 3;
+   */
+  toRemoteMsat: bigint;
+
+  /**
+   * @generated from field: uint32 feerate_perkw = 4;
+   */
+  feeratePerkw: number;
+
+  /**
+   * @generated from field: repeated uint64 htlc_ids = 5;
+   */
+  htlcIds: bigint[];
+
+  /**
+   * We offered it.
+   *
+   * @generated from field: repeated bool htlc_offered = 6;
+   */
+  htlcOffered: boolean[];
+
+  /**
+   * @generated from field: repeated uint64 htlc_amount_msat = 7;
+   */
+  htlcAmountMsat: bigint[];
+
+  /**
+   * 32 bytes each.
+   *
+   * @generated from field: bytes htlc_payment_hashes = 8;
+   */
+  htlcPaymentHashes: Uint8Array;
+
+  /**
+   * @generated from field: repeated uint32 htlc_cltv_expiry = 9;
+   */
+  htlcCltvExpiry: number[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.CommitmentContent.
+ * Use `create(CommitmentContentSchema)` to create a new message.
+ */
+export const CommitmentContentSchema: GenMessage<CommitmentContent> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 43);
+
+/**
+ * @generated from message arcus.hsmd.v1.CommitmentStepResult
+ */
+export type CommitmentStepResult = Message<"arcus.hsmd.v1.CommitmentStepResult"> & {
+  /**
+   * @generated from field: uint64 step_id = 1;
+   */
+  stepId: bigint;
+
+  /**
+   * Empty, or why the step was refused (the reasons of this file's head, and TERMS_UNKNOWN).
+   *
+   * @generated from field: string refusal = 2;
+   */
+  refusal: string;
+
+  /**
+   * @generated from field: string detail = 3;
+   */
+  detail: string;
+
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.OutpointSignatures outpoints = 4;
+   */
+  outpoints: OutpointSignatures[];
+
+  /**
+   * With revoke: secret of the commitment before the verified one, and the point of the one after it.
+   *
+   * @generated from field: bytes per_commitment_secret = 5;
+   */
+  perCommitmentSecret: Uint8Array;
+
+  /**
+   * @generated from field: bytes next_per_commitment_point = 6;
+   */
+  nextPerCommitmentPoint: Uint8Array;
+
+  /**
+   * Empty for a point that is none.
+   *
+   * @generated from field: repeated bytes shared_secrets = 7;
+   */
+  sharedSecrets: Uint8Array[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.CommitmentStepResult.
+ * Use `create(CommitmentStepResultSchema)` to create a new message.
+ */
+export const CommitmentStepResultSchema: GenMessage<CommitmentStepResult> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 44);
+
+/**
+ * @generated from message arcus.hsmd.v1.OutpointSignatures
+ */
+export type OutpointSignatures = Message<"arcus.hsmd.v1.OutpointSignatures"> & {
+  /**
+   * Ours on the peer's commitment, 64 bytes; empty when nothing was to be signed.
+   *
+   * @generated from field: bytes signature = 1;
+   */
+  signature: Uint8Array;
+
+  /**
+   * 64 bytes for each untrimmed HTLC, in the order of the outputs.
+   *
+   * @generated from field: bytes htlc_signatures = 2;
+   */
+  htlcSignatures: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.OutpointSignatures.
+ * Use `create(OutpointSignaturesSchema)` to create a new message.
+ */
+export const OutpointSignaturesSchema: GenMessage<OutpointSignatures> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 45);
+
+/**
+ * @generated from message arcus.hsmd.v1.SignClosingRequest
+ */
+export type SignClosingRequest = Message<"arcus.hsmd.v1.SignClosingRequest"> & {
+  /**
+   * @generated from field: arcus.hsmd.v1.ChannelRef channel = 1;
+   */
+  channel?: ChannelRef | undefined;
+
+  /**
+   * @generated from field: arcus.hsmd.v1.ChannelTerms terms = 2;
+   */
+  terms?: ChannelTerms | undefined;
+
+  /**
+   * @generated from field: arcus.types.v1.OutPoint outpoint = 3;
+   */
+  outpoint?: OutPoint | undefined;
+
+  /**
+   * @generated from field: uint64 capacity_sat = 4;
+   */
+  capacitySat: bigint;
+
+  /**
+   * Our newest verified commitment, as the memory holds it.
+   *
+   * @generated from field: arcus.hsmd.v1.CommitmentContent local = 5;
+   */
+  local?: CommitmentContent | undefined;
+
+  /**
+   * Unsigned: one input, the funding outpoint, at most two outputs.
+   *
+   * @generated from field: bytes tx = 6;
+   */
+  tx: Uint8Array;
+
+  /**
+   * The output that pays us; absent: ours is dust.
+   *
+   * @generated from field: optional uint32 local_output = 7;
+   */
+  localOutput?: number | undefined;
+
+  /**
+   * Wallet key of that output, unless it was named by NameDestinations.
+   *
+   * @generated from field: arcus.hsmd.v1.WalletKey key = 8;
+   */
+  key?: WalletKey | undefined;
+
+  /**
+   * What we pay of the fee at most.
+   *
+   * @generated from field: uint64 max_fee_sat = 9;
+   */
+  maxFeeSat: bigint;
+
+  /**
+   * The peer's, to be verified; empty: only sign.
+   *
+   * @generated from field: bytes remote_signature = 10;
+   */
+  remoteSignature: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.SignClosingRequest.
+ * Use `create(SignClosingRequestSchema)` to create a new message.
+ */
+export const SignClosingRequestSchema: GenMessage<SignClosingRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 46);
+
+/**
+ * @generated from message arcus.hsmd.v1.SignClosingResponse
+ */
+export type SignClosingResponse = Message<"arcus.hsmd.v1.SignClosingResponse"> & {
+  /**
+   * 64 bytes, SIGHASH_ALL.
+   *
+   * @generated from field: bytes signature = 1;
+   */
+  signature: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.SignClosingResponse.
+ * Use `create(SignClosingResponseSchema)` to create a new message.
+ */
+export const SignClosingResponseSchema: GenMessage<SignClosingResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 47);
+
+/**
+ * @generated from message arcus.hsmd.v1.SignOwnCommitmentRequest
+ */
+export type SignOwnCommitmentRequest = Message<"arcus.hsmd.v1.SignOwnCommitmentRequest"> & {
+  /**
+   * @generated from field: arcus.hsmd.v1.ChannelRef channel = 1;
+   */
+  channel?: ChannelRef | undefined;
+
+  /**
+   * @generated from field: arcus.hsmd.v1.ChannelTerms terms = 2;
+   */
+  terms?: ChannelTerms | undefined;
+
+  /**
+   * @generated from field: arcus.types.v1.OutPoint outpoint = 3;
+   */
+  outpoint?: OutPoint | undefined;
+
+  /**
+   * @generated from field: uint64 capacity_sat = 4;
+   */
+  capacitySat: bigint;
+
+  /**
+   * @generated from field: arcus.hsmd.v1.CommitmentContent local = 5;
+   */
+  local?: CommitmentContent | undefined;
+
+  /**
+   * @generated from field: bytes remote_signature = 6;
+   */
+  remoteSignature: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.SignOwnCommitmentRequest.
+ * Use `create(SignOwnCommitmentRequestSchema)` to create a new message.
+ */
+export const SignOwnCommitmentRequestSchema: GenMessage<SignOwnCommitmentRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 48);
+
+/**
+ * @generated from message arcus.hsmd.v1.SignOwnCommitmentResponse
+ */
+export type SignOwnCommitmentResponse = Message<"arcus.hsmd.v1.SignOwnCommitmentResponse"> & {
+  /**
+   * Complete transaction, ready to be broadcast. Never stored.
+   *
+   * @generated from field: bytes tx = 1;
+   */
+  tx: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.SignOwnCommitmentResponse.
+ * Use `create(SignOwnCommitmentResponseSchema)` to create a new message.
+ */
+export const SignOwnCommitmentResponseSchema: GenMessage<SignOwnCommitmentResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 49);
+
+/**
+ * @generated from message arcus.hsmd.v1.EcdhManyRequest
+ */
+export type EcdhManyRequest = Message<"arcus.hsmd.v1.EcdhManyRequest"> & {
+  /**
+   * @generated from field: repeated bytes points = 1;
+   */
+  points: Uint8Array[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.EcdhManyRequest.
+ * Use `create(EcdhManyRequestSchema)` to create a new message.
+ */
+export const EcdhManyRequestSchema: GenMessage<EcdhManyRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 50);
+
+/**
+ * @generated from message arcus.hsmd.v1.EcdhManyResponse
+ */
+export type EcdhManyResponse = Message<"arcus.hsmd.v1.EcdhManyResponse"> & {
+  /**
+   * @generated from field: repeated bytes secrets = 1;
+   */
+  secrets: Uint8Array[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.EcdhManyResponse.
+ * Use `create(EcdhManyResponseSchema)` to create a new message.
+ */
+export const EcdhManyResponseSchema: GenMessage<EcdhManyResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 51);
+
+/**
+ * @generated from message arcus.hsmd.v1.SignInvoicesRequest
+ */
+export type SignInvoicesRequest = Message<"arcus.hsmd.v1.SignInvoicesRequest"> & {
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.UnsignedInvoice invoices = 1;
+   */
+  invoices: UnsignedInvoice[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.SignInvoicesRequest.
+ * Use `create(SignInvoicesRequestSchema)` to create a new message.
+ */
+export const SignInvoicesRequestSchema: GenMessage<SignInvoicesRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 52);
+
+/**
+ * What BOLT 11 signs: SHA-256 of the human readable part and the data before the signature, made here.
+ *
+ * @generated from message arcus.hsmd.v1.UnsignedInvoice
+ */
+export type UnsignedInvoice = Message<"arcus.hsmd.v1.UnsignedInvoice"> & {
+  /**
+   * @generated from field: string hrp = 1;
+   */
+  hrp: string;
+
+  /**
+   * 5-bit words, a byte each.
+   *
+   * @generated from field: bytes data = 2;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.UnsignedInvoice.
+ * Use `create(UnsignedInvoiceSchema)` to create a new message.
+ */
+export const UnsignedInvoiceSchema: GenMessage<UnsignedInvoice> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 53);
+
+/**
+ * @generated from message arcus.hsmd.v1.SignInvoicesResponse
+ */
+export type SignInvoicesResponse = Message<"arcus.hsmd.v1.SignInvoicesResponse"> & {
+  /**
+   * 64 bytes and the recovery id.
+   *
+   * @generated from field: repeated bytes signatures = 1;
+   */
+  signatures: Uint8Array[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.SignInvoicesResponse.
+ * Use `create(SignInvoicesResponseSchema)` to create a new message.
+ */
+export const SignInvoicesResponseSchema: GenMessage<SignInvoicesResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_hsmd, 54);
+
+/**
  * @generated from service arcus.hsmd.v1.Hsmd
  */
 export const Hsmd: GenService<{
@@ -1302,6 +1835,61 @@ export const Hsmd: GenService<{
     methodKind: "unary";
     input: typeof LockFundingRequestSchema;
     output: typeof LockFundingResponseSchema;
+  },
+  /**
+   * Commitment steps after lock-in: one stream a channeld replica, one request a step with all its signatures. Answers
+   * may overtake each other between channels, never within one. Every answer is durable: one fsync serves all requests
+   * that wait for it. A refused step signs and releases nothing.
+   *
+   * @generated from rpc arcus.hsmd.v1.Hsmd.CommitmentSteps
+   */
+  commitmentSteps: {
+    methodKind: "bidi_streaming";
+    input: typeof CommitmentStepsRequestSchema;
+    output: typeof CommitmentStepsResponseSchema;
+  },
+  /**
+   * Signs a cooperative close of the locked outpoint. Balances are those of the newest verified commitment, which has no
+   * HTLC: what we get is our balance less at most max_fee_sat, to a script of our wallet or one that NameDestinations
+   * named; our output may be missing only where it is dust. Verifies the peer's signature, if given.
+   *
+   * @generated from rpc arcus.hsmd.v1.Hsmd.SignClosing
+   */
+  signClosing: {
+    methodKind: "unary";
+    input: typeof SignClosingRequestSchema;
+    output: typeof SignClosingResponseSchema;
+  },
+  /**
+   * Signs our own newest verified commitment for broadcast. One-way: the channel is frozen in the same record; no secret
+   * of it and no newer remote commitment follow.
+   *
+   * @generated from rpc arcus.hsmd.v1.Hsmd.SignOwnCommitment
+   */
+  signOwnCommitment: {
+    methodKind: "unary";
+    input: typeof SignOwnCommitmentRequestSchema;
+    output: typeof SignOwnCommitmentResponseSchema;
+  },
+  /**
+   * ECDH with the node key for many points at once (onions). A point that is none gets an empty secret.
+   *
+   * @generated from rpc arcus.hsmd.v1.Hsmd.EcdhMany
+   */
+  ecdhMany: {
+    methodKind: "unary";
+    input: typeof EcdhManyRequestSchema;
+    output: typeof EcdhManyResponseSchema;
+  },
+  /**
+   * Signs BOLT 11 invoices with the node key.
+   *
+   * @generated from rpc arcus.hsmd.v1.Hsmd.SignInvoices
+   */
+  signInvoices: {
+    methodKind: "unary";
+    input: typeof SignInvoicesRequestSchema;
+    output: typeof SignInvoicesResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_arcus_hsmd_v1_hsmd, 0);

@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file arcus/store/v1/store.proto.
  */
 export const file_arcus_store_v1_store: GenFile = /*@__PURE__*/
-  fileDesc("ChphcmN1cy9zdG9yZS92MS9zdG9yZS5wcm90bxIOYXJjdXMuc3RvcmUudjEi3wEKDUNoYW5uZWxQYXJhbXMSDwoHdmVyc2lvbhgBIAEoDRIqCgVsb2NhbBgCIAEoCzIbLmFyY3VzLnN0b3JlLnYxLlBhcnR5UGFyYW1zEisKBnJlbW90ZRgDIAEoCzIbLmFyY3VzLnN0b3JlLnYxLlBhcnR5UGFyYW1zEhQKDGNoYW5uZWxfdHlwZRgEIAEoDBIgChhjb21taXRtZW50X2ZlZXJhdGVfcGVya3cYBSABKA0SFQoNbWluaW11bV9kZXB0aBgGIAEoDRIVCg1jaGFubmVsX2ZsYWdzGAcgASgNIsMDCgtQYXJ0eVBhcmFtcxIWCg5mdW5kaW5nX3B1YmtleRgBIAEoDBIcChRyZXZvY2F0aW9uX2Jhc2Vwb2ludBgCIAEoDBIZChFwYXltZW50X2Jhc2Vwb2ludBgDIAEoDBIhChlkZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAQgASgMEhYKDmh0bGNfYmFzZXBvaW50GAUgASgMEiIKGmZpcnN0X3Blcl9jb21taXRtZW50X3BvaW50GAYgASgMEiMKG3NlY29uZF9wZXJfY29tbWl0bWVudF9wb2ludBgHIAEoDBIWCg5kdXN0X2xpbWl0X3NhdBgIIAEoBBIlCh1tYXhfaHRsY192YWx1ZV9pbl9mbGlnaHRfbXNhdBgJIAEoBBIZChFodGxjX21pbmltdW1fbXNhdBgKIAEoBBIVCg10b19zZWxmX2RlbGF5GAsgASgNEhoKEm1heF9hY2NlcHRlZF9odGxjcxgMIAEoDRIkChd1cGZyb250X3NodXRkb3duX3NjcmlwdBgNIAEoDEgAiAEBEhAKCGZlYXR1cmVzGA4gASgMQhoKGF91cGZyb250X3NodXRkb3duX3NjcmlwdCLVAgoORnVuZGluZ0F0dGVtcHQSDwoHdmVyc2lvbhgBIAEoDRIKCgJ0eBgCIAEoDBIUCgxvdXRwdXRfaW5kZXgYAyABKA0SLAoGaW5wdXRzGAQgAygLMhwuYXJjdXMuc3RvcmUudjEuQXR0ZW1wdElucHV0Ei4KB291dHB1dHMYBSADKAsyHS5hcmN1cy5zdG9yZS52MS5BdHRlbXB0T3V0cHV0EhkKEWxvY2FsX3Jlc2VydmVfc2F0GAYgASgEEhoKEnJlbW90ZV9yZXNlcnZlX3NhdBgHIAEoBBITCgttYXhfZmVlX3NhdBgIIAEoBBIZChFsb2NhbF9zaWduc19maXJzdBgJIAEoCBIcChRhd2FpdF91c2VyX3NpZ25hdHVyZRgKIAEoCBIVCg1sb2NhbF9mZWVfc2F0GAsgASgEEhYKDnJlbW90ZV9mZWVfc2F0GAwgASgEIoUCCgxBdHRlbXB0SW5wdXQSEQoJc2VyaWFsX2lkGAEgASgEEiIKBHNpZGUYAiABKA4yFC5hcmN1cy50eXBlcy52MS5TaWRlEioKCG91dHBvaW50GAMgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSEgoKYW1vdW50X3NhdBgEIAEoBBIOCgZzY3JpcHQYBSABKAwSEAoIc2VxdWVuY2UYBiABKA0SEwoGY2hhbmdlGAcgASgISACIAQESFgoJa2V5X2luZGV4GAggASgNSAGIAQESFgoOd2l0bmVzc193ZWlnaHQYCSABKA1CCQoHX2NoYW5nZUIMCgpfa2V5X2luZGV4IrABCg1BdHRlbXB0T3V0cHV0EhEKCXNlcmlhbF9pZBgBIAEoBBIiCgRzaWRlGAIgASgOMhQuYXJjdXMudHlwZXMudjEuU2lkZRISCgphbW91bnRfc2F0GAMgASgEEg4KBnNjcmlwdBgEIAEoDBITCgZjaGFuZ2UYBSABKAhIAIgBARIWCglrZXlfaW5kZXgYBiABKA1IAYgBAUIJCgdfY2hhbmdlQgwKCl9rZXlfaW5kZXgiSgoLQ29tbWl0bWVudHMSDwoHdmVyc2lvbhgBIAEoDRIqCgZhY3RpdmUYAiADKAsyGi5hcmN1cy5zdG9yZS52MS5Db21taXRtZW50IusBCgpDb21taXRtZW50Eg8KB2F0dGVtcHQYASABKAQSKQoHZnVuZGluZxgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50EhQKDGNhcGFjaXR5X3NhdBgDIAEoBBIUCgxsb2NhbF9udW1iZXIYBCABKAQSFQoNcmVtb3RlX251bWJlchgFIAEoBBIVCg10b19sb2NhbF9tc2F0GAYgASgEEhYKDnRvX3JlbW90ZV9tc2F0GAcgASgEEhUKDWZlZXJhdGVfcGVya3cYCCABKA0SGAoQcmVtb3RlX3NpZ25hdHVyZRgJIAEoDGIGcHJvdG8z", [file_arcus_types_v1_types]);
+  fileDesc("ChphcmN1cy9zdG9yZS92MS9zdG9yZS5wcm90bxIOYXJjdXMuc3RvcmUudjEi3wEKDUNoYW5uZWxQYXJhbXMSDwoHdmVyc2lvbhgBIAEoDRIqCgVsb2NhbBgCIAEoCzIbLmFyY3VzLnN0b3JlLnYxLlBhcnR5UGFyYW1zEisKBnJlbW90ZRgDIAEoCzIbLmFyY3VzLnN0b3JlLnYxLlBhcnR5UGFyYW1zEhQKDGNoYW5uZWxfdHlwZRgEIAEoDBIgChhjb21taXRtZW50X2ZlZXJhdGVfcGVya3cYBSABKA0SFQoNbWluaW11bV9kZXB0aBgGIAEoDRIVCg1jaGFubmVsX2ZsYWdzGAcgASgNIsMDCgtQYXJ0eVBhcmFtcxIWCg5mdW5kaW5nX3B1YmtleRgBIAEoDBIcChRyZXZvY2F0aW9uX2Jhc2Vwb2ludBgCIAEoDBIZChFwYXltZW50X2Jhc2Vwb2ludBgDIAEoDBIhChlkZWxheWVkX3BheW1lbnRfYmFzZXBvaW50GAQgASgMEhYKDmh0bGNfYmFzZXBvaW50GAUgASgMEiIKGmZpcnN0X3Blcl9jb21taXRtZW50X3BvaW50GAYgASgMEiMKG3NlY29uZF9wZXJfY29tbWl0bWVudF9wb2ludBgHIAEoDBIWCg5kdXN0X2xpbWl0X3NhdBgIIAEoBBIlCh1tYXhfaHRsY192YWx1ZV9pbl9mbGlnaHRfbXNhdBgJIAEoBBIZChFodGxjX21pbmltdW1fbXNhdBgKIAEoBBIVCg10b19zZWxmX2RlbGF5GAsgASgNEhoKEm1heF9hY2NlcHRlZF9odGxjcxgMIAEoDRIkChd1cGZyb250X3NodXRkb3duX3NjcmlwdBgNIAEoDEgAiAEBEhAKCGZlYXR1cmVzGA4gASgMQhoKGF91cGZyb250X3NodXRkb3duX3NjcmlwdCLVAgoORnVuZGluZ0F0dGVtcHQSDwoHdmVyc2lvbhgBIAEoDRIKCgJ0eBgCIAEoDBIUCgxvdXRwdXRfaW5kZXgYAyABKA0SLAoGaW5wdXRzGAQgAygLMhwuYXJjdXMuc3RvcmUudjEuQXR0ZW1wdElucHV0Ei4KB291dHB1dHMYBSADKAsyHS5hcmN1cy5zdG9yZS52MS5BdHRlbXB0T3V0cHV0EhkKEWxvY2FsX3Jlc2VydmVfc2F0GAYgASgEEhoKEnJlbW90ZV9yZXNlcnZlX3NhdBgHIAEoBBITCgttYXhfZmVlX3NhdBgIIAEoBBIZChFsb2NhbF9zaWduc19maXJzdBgJIAEoCBIcChRhd2FpdF91c2VyX3NpZ25hdHVyZRgKIAEoCBIVCg1sb2NhbF9mZWVfc2F0GAsgASgEEhYKDnJlbW90ZV9mZWVfc2F0GAwgASgEIoUCCgxBdHRlbXB0SW5wdXQSEQoJc2VyaWFsX2lkGAEgASgEEiIKBHNpZGUYAiABKA4yFC5hcmN1cy50eXBlcy52MS5TaWRlEioKCG91dHBvaW50GAMgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSEgoKYW1vdW50X3NhdBgEIAEoBBIOCgZzY3JpcHQYBSABKAwSEAoIc2VxdWVuY2UYBiABKA0SEwoGY2hhbmdlGAcgASgISACIAQESFgoJa2V5X2luZGV4GAggASgNSAGIAQESFgoOd2l0bmVzc193ZWlnaHQYCSABKA1CCQoHX2NoYW5nZUIMCgpfa2V5X2luZGV4IrABCg1BdHRlbXB0T3V0cHV0EhEKCXNlcmlhbF9pZBgBIAEoBBIiCgRzaWRlGAIgASgOMhQuYXJjdXMudHlwZXMudjEuU2lkZRISCgphbW91bnRfc2F0GAMgASgEEg4KBnNjcmlwdBgEIAEoDBITCgZjaGFuZ2UYBSABKAhIAIgBARIWCglrZXlfaW5kZXgYBiABKA1IAYgBAUIJCgdfY2hhbmdlQgwKCl9rZXlfaW5kZXgixAIKC0NvbW1pdG1lbnRzEg8KB3ZlcnNpb24YASABKA0SKgoGYWN0aXZlGAIgAygLMhouYXJjdXMuc3RvcmUudjEuQ29tbWl0bWVudBIaChJsb2NhbF9uZXh0X2h0bGNfaWQYAyABKAQSGwoTcmVtb3RlX25leHRfaHRsY19pZBgEIAEoBBIbChNsb2NhbF9jdXJyZW50X3BvaW50GAUgASgMEhgKEGxvY2FsX25leHRfcG9pbnQYBiABKAwSGQoRcmVtb3RlX25leHRfcG9pbnQYByABKAwSFAoMcmV2b2tlZF9sYXN0GAggASgIEicKBGZlZXMYCSADKAsyGS5hcmN1cy5zdG9yZS52MS5GZWVVcGRhdGUSLgoIc2hhY2hhaW4YCiADKAsyHC5hcmN1cy5zdG9yZS52MS5TaGFjaGFpblNsb3QiLQoMU2hhY2hhaW5TbG90Eg0KBWluZGV4GAEgASgEEg4KBnNlY3JldBgCIAEoDCIxCglGZWVVcGRhdGUSFQoNZmVlcmF0ZV9wZXJrdxgBIAEoDRINCgVzdGF0ZRgCIAEoCSK8AwoKQ29tbWl0bWVudBIPCgdhdHRlbXB0GAEgASgEEikKB2Z1bmRpbmcYAiABKAsyGC5hcmN1cy50eXBlcy52MS5PdXRQb2ludBIUCgxjYXBhY2l0eV9zYXQYAyABKAQSFAoMbG9jYWxfbnVtYmVyGAQgASgEEhUKDXJlbW90ZV9udW1iZXIYBSABKAQSFQoNdG9fbG9jYWxfbXNhdBgGIAEoBBIWCg50b19yZW1vdGVfbXNhdBgHIAEoBBIVCg1mZWVyYXRlX3Blcmt3GAggASgNEhgKEHJlbW90ZV9zaWduYXR1cmUYCSABKAwSLgoFbG9jYWwYCiABKAsyHy5hcmN1cy5zdG9yZS52MS5Mb2NhbENvbW1pdG1lbnQSNgoNcGVuZGluZ19sb2NhbBgLIAEoCzIfLmFyY3VzLnN0b3JlLnYxLkxvY2FsQ29tbWl0bWVudBIwCgZyZW1vdGUYDCABKAsyIC5hcmN1cy5zdG9yZS52MS5SZW1vdGVDb21taXRtZW50EjUKC25leHRfcmVtb3RlGA0gASgLMiAuYXJjdXMuc3RvcmUudjEuUmVtb3RlQ29tbWl0bWVudCKpAQoPTG9jYWxDb21taXRtZW50Eg4KBm51bWJlchgBIAEoBBIVCg10b19sb2NhbF9tc2F0GAIgASgEEhYKDnRvX3JlbW90ZV9tc2F0GAMgASgEEhUKDWZlZXJhdGVfcGVya3cYBCABKA0SDQoFaHRsY3MYBSADKAQSGAoQcmVtb3RlX3NpZ25hdHVyZRgGIAEoDBIXCg9odGxjX3NpZ25hdHVyZXMYByABKAwilQEKEFJlbW90ZUNvbW1pdG1lbnQSDgoGbnVtYmVyGAEgASgEEhUKDXRvX2xvY2FsX21zYXQYAiABKAQSFgoOdG9fcmVtb3RlX21zYXQYAyABKAQSFQoNZmVlcmF0ZV9wZXJrdxgEIAEoDRINCgVodGxjcxgFIAMoBBIcChRwZXJfY29tbWl0bWVudF9wb2ludBgGIAEoDGIGcHJvdG8z", [file_arcus_types_v1_types]);
 
 /**
  * channels.params: what open_channel2 and accept_channel2 fixed for good.
@@ -344,13 +344,15 @@ export const AttemptOutputSchema: GenMessage<AttemptOutput> = /*@__PURE__*/
   messageDesc(file_arcus_store_v1_store, 4);
 
 /**
- * channels.commitments: the list of commitments, one per live funding outpoint.
+ * channels.commitments: the list of commitments, one per live funding outpoint, and what all of them share. Version 1 is
+ * what the lock-in writes (fields 1 and 2, and 1 to 9 of Commitment; every number is 0 and there is no HTLC). Version 2 is
+ * channeld's. HTLCs themselves are rows of `htlcs`; a commitment names them by key.
  *
  * @generated from message arcus.store.v1.Commitments
  */
 export type Commitments = Message<"arcus.store.v1.Commitments"> & {
   /**
-   * 1.
+   * 1 or 2.
    *
    * @generated from field: uint32 version = 1;
    */
@@ -360,6 +362,59 @@ export type Commitments = Message<"arcus.store.v1.Commitments"> & {
    * @generated from field: repeated arcus.store.v1.Commitment active = 2;
    */
   active: Commitment[];
+
+  /**
+   * ---- version 2
+   * Ids of the next update_add_htlc, ours and the peer's: from 0, never reset.
+   *
+   * @generated from field: uint64 local_next_htlc_id = 3;
+   */
+  localNextHtlcId: bigint;
+
+  /**
+   * @generated from field: uint64 remote_next_htlc_id = 4;
+   */
+  remoteNextHtlcId: bigint;
+
+  /**
+   * Our point of local.number, and of the number after it (told in the last revoke_and_ack or channel_ready).
+   *
+   * @generated from field: bytes local_current_point = 5;
+   */
+  localCurrentPoint: Uint8Array;
+
+  /**
+   * @generated from field: bytes local_next_point = 6;
+   */
+  localNextPoint: Uint8Array;
+
+  /**
+   * The peer's point for the commitment that we sign next.
+   *
+   * @generated from field: bytes remote_next_point = 7;
+   */
+  remoteNextPoint: Uint8Array;
+
+  /**
+   * Our last revoke_and_ack was sent after our last commitment_signed: the order in which both are sent again.
+   *
+   * @generated from field: bool revoked_last = 8;
+   */
+  revokedLast: boolean;
+
+  /**
+   * update_fee on its way through the commitments; empty when the rate of the commitments is all there is.
+   *
+   * @generated from field: repeated arcus.store.v1.FeeUpdate fees = 9;
+   */
+  fees: FeeUpdate[];
+
+  /**
+   * The peer's secrets, compact: shachain slots as (index, secret).
+   *
+   * @generated from field: repeated arcus.store.v1.ShachainSlot shachain = 10;
+   */
+  shachain: ShachainSlot[];
 };
 
 /**
@@ -368,6 +423,52 @@ export type Commitments = Message<"arcus.store.v1.Commitments"> & {
  */
 export const CommitmentsSchema: GenMessage<Commitments> = /*@__PURE__*/
   messageDesc(file_arcus_store_v1_store, 5);
+
+/**
+ * @generated from message arcus.store.v1.ShachainSlot
+ */
+export type ShachainSlot = Message<"arcus.store.v1.ShachainSlot"> & {
+  /**
+   * @generated from field: uint64 index = 1;
+   */
+  index: bigint;
+
+  /**
+   * @generated from field: bytes secret = 2;
+   */
+  secret: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.store.v1.ShachainSlot.
+ * Use `create(ShachainSlotSchema)` to create a new message.
+ */
+export const ShachainSlotSchema: GenMessage<ShachainSlot> = /*@__PURE__*/
+  messageDesc(file_arcus_store_v1_store, 6);
+
+/**
+ * @generated from message arcus.store.v1.FeeUpdate
+ */
+export type FeeUpdate = Message<"arcus.store.v1.FeeUpdate"> & {
+  /**
+   * @generated from field: uint32 feerate_perkw = 1;
+   */
+  feeratePerkw: number;
+
+  /**
+   * As an HTLC's addition: SENT_ADD_COMMIT, RCVD_ADD_REVOCATION, ...
+   *
+   * @generated from field: string state = 2;
+   */
+  state: string;
+};
+
+/**
+ * Describes the message arcus.store.v1.FeeUpdate.
+ * Use `create(FeeUpdateSchema)` to create a new message.
+ */
+export const FeeUpdateSchema: GenMessage<FeeUpdate> = /*@__PURE__*/
+  messageDesc(file_arcus_store_v1_store, 7);
 
 /**
  * @generated from message arcus.store.v1.Commitment
@@ -421,6 +522,36 @@ export type Commitment = Message<"arcus.store.v1.Commitment"> & {
    * @generated from field: bytes remote_signature = 9;
    */
   remoteSignature: Uint8Array;
+
+  /**
+   * ---- version 2 (4 to 9 are then unset)
+   * Our newest commitment that hsmd verified: what may be broadcast.
+   *
+   * @generated from field: arcus.store.v1.LocalCommitment local = 10;
+   */
+  local?: LocalCommitment | undefined;
+
+  /**
+   * The peer signed it, hsmd has not answered yet: the request is repeated before anything else. If the signatures are
+   * bad this one is dropped and the channel fails.
+   *
+   * @generated from field: arcus.store.v1.LocalCommitment pending_local = 11;
+   */
+  pendingLocal?: LocalCommitment | undefined;
+
+  /**
+   * The peer's newest commitment that it did not revoke.
+   *
+   * @generated from field: arcus.store.v1.RemoteCommitment remote = 12;
+   */
+  remote?: RemoteCommitment | undefined;
+
+  /**
+   * The one that we signed (or are about to sign) and whose predecessor the peer did not revoke yet.
+   *
+   * @generated from field: arcus.store.v1.RemoteCommitment next_remote = 13;
+   */
+  nextRemote?: RemoteCommitment | undefined;
 };
 
 /**
@@ -428,5 +559,98 @@ export type Commitment = Message<"arcus.store.v1.Commitment"> & {
  * Use `create(CommitmentSchema)` to create a new message.
  */
 export const CommitmentSchema: GenMessage<Commitment> = /*@__PURE__*/
-  messageDesc(file_arcus_store_v1_store, 6);
+  messageDesc(file_arcus_store_v1_store, 8);
+
+/**
+ * Balances are before fee and anchors. HTLCs as id * 2 + (1 if we offered it).
+ *
+ * @generated from message arcus.store.v1.LocalCommitment
+ */
+export type LocalCommitment = Message<"arcus.store.v1.LocalCommitment"> & {
+  /**
+   * @generated from field: uint64 number = 1;
+   */
+  number: bigint;
+
+  /**
+   * @generated from field: uint64 to_local_msat = 2;
+   */
+  toLocalMsat: bigint;
+
+  /**
+   * @generated from field: uint64 to_remote_msat = 3;
+   */
+  toRemoteMsat: bigint;
+
+  /**
+   * @generated from field: uint32 feerate_perkw = 4;
+   */
+  feeratePerkw: number;
+
+  /**
+   * @generated from field: repeated uint64 htlcs = 5;
+   */
+  htlcs: bigint[];
+
+  /**
+   * @generated from field: bytes remote_signature = 6;
+   */
+  remoteSignature: Uint8Array;
+
+  /**
+   * 64 bytes for each untrimmed HTLC, in the order of the outputs.
+   *
+   * @generated from field: bytes htlc_signatures = 7;
+   */
+  htlcSignatures: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.store.v1.LocalCommitment.
+ * Use `create(LocalCommitmentSchema)` to create a new message.
+ */
+export const LocalCommitmentSchema: GenMessage<LocalCommitment> = /*@__PURE__*/
+  messageDesc(file_arcus_store_v1_store, 9);
+
+/**
+ * @generated from message arcus.store.v1.RemoteCommitment
+ */
+export type RemoteCommitment = Message<"arcus.store.v1.RemoteCommitment"> & {
+  /**
+   * @generated from field: uint64 number = 1;
+   */
+  number: bigint;
+
+  /**
+   * @generated from field: uint64 to_local_msat = 2;
+   */
+  toLocalMsat: bigint;
+
+  /**
+   * @generated from field: uint64 to_remote_msat = 3;
+   */
+  toRemoteMsat: bigint;
+
+  /**
+   * @generated from field: uint32 feerate_perkw = 4;
+   */
+  feeratePerkw: number;
+
+  /**
+   * @generated from field: repeated uint64 htlcs = 5;
+   */
+  htlcs: bigint[];
+
+  /**
+   * @generated from field: bytes per_commitment_point = 6;
+   */
+  perCommitmentPoint: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.store.v1.RemoteCommitment.
+ * Use `create(RemoteCommitmentSchema)` to create a new message.
+ */
+export const RemoteCommitmentSchema: GenMessage<RemoteCommitment> = /*@__PURE__*/
+  messageDesc(file_arcus_store_v1_store, 10);
 
