@@ -233,6 +233,10 @@ export const OPTIONS = {
     help:
       "Blocks without confirmation after which our inputs of a funding transaction may be spent elsewhere.",
   }),
+  "unsigned-giveup-blocks": withDefault(integer(1), 36, {
+    daemons: NODE,
+    help: "Blocks after which a new channel whose funding transaction we have not signed is forgotten.",
+  }),
 
   // Fee rates, satoshi per 1000 weight.
   "feerate-fallback": withDefault(FEERATE, 1_000, {

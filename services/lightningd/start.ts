@@ -227,6 +227,7 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       maxCapacity: maxCapacity === undefined ? undefined : sat(maxCapacity),
       openTimeoutMs: config.get("open-timeout") * MS,
       fundingGiveupBlocks: config.get("funding-giveup-blocks"),
+      unsignedGiveupBlocks: config.get("unsigned-giveup-blocks"),
       tls,
       onFatal: (error) => {
         // A call that failed is tried again; what is gone for good ends the process.

@@ -394,6 +394,13 @@ export class Flow {
     await this.forgotten(row);
   }
 
+  /** Deletes a channel that is still as it was read; false when its owner was faster: then it is looked at again later. */
+  async forgetAsSeen(row: ChannelRow): Promise<boolean> {
+    if (!await this.options.store.forgetChannel(row.channel, row)) return false;
+    await this.forgotten(row);
+    return true;
+  }
+
   /** A channel's rows are gone: so is its owner, and the peer hears it. */
   async forgotten(row: Pick<ChannelRow, "channel" | "channel_id" | "peer_id">): Promise<void> {
     const { live } = this.options;

@@ -20,6 +20,7 @@ import {
   type StandInConnectd,
   TEST_HEIGHT,
   TestRoom,
+  UNSIGNED_GIVEUP_BLOCKS,
 } from "./testing.ts";
 
 const postgres = await usePostgres();
@@ -514,6 +515,39 @@ flowTest(
     assert.equal(rows.length, 1);
     assert.match(rows[0]!.error_text, /did not confirm in 50 blocks/);
     assert.ok(rows[0]!.channel !== empty.channel && rows[0]!.owner_epoch === 2n);
+  },
+);
+
+flowTest(
+  "what we have not signed is forgotten in time, whoever opened it, with what it reserved",
+  async (room) => {
+    const unsigned = await saveChannel(room.sql, peerKey());
+    const ours = await saveChannel(room.sql, peerKey());
+    const replaced = await saveChannel(room.sql, peerKey());
+    const confirmed = await saveChannel(room.sql, peerKey());
+    await saveAttempt(room.sql, replaced.channel, 1);
+    await room.sql`UPDATE channels SET opener = 'local' WHERE channel = ${ours.channel}`;
+    await room.sql`
+    UPDATE funding_attempts SET local_tx_signatures = NULL, complete_tx = NULL
+    WHERE channel <> ${replaced.channel} OR seq = 1`;
+    for (const { channel } of [unsigned, ours, replaced, confirmed]) {
+      await room.sql`
+      INSERT INTO reservations (txid, vout, purpose, channel) VALUES (${
+        randomBytes(32)
+      }, 0, 'attempt', ${channel})`;
+    }
+    await confirmAttempt(room.sql, confirmed.attempt);
+    const left = async () =>
+      (await room.sql<{ channel: bigint }[]>`SELECT channel FROM channels ORDER BY channel`).map((row) =>
+        row.channel
+      );
+    for (const tell of room.tips) tell(TEST_HEIGHT + UNSIGNED_GIVEUP_BLOCKS - 1, []);
+    await room.room.blocksHandled();
+    assert.equal((await left()).length, 4);
+    for (const tell of room.tips) tell(TEST_HEIGHT + UNSIGNED_GIVEUP_BLOCKS, []);
+    await room.room.blocksHandled();
+    assert.deepEqual(await left(), [replaced.channel, confirmed.channel]);
+    assert.equal((await room.sql`SELECT FROM reservations`).length, 2);
   },
 );
 

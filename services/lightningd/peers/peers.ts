@@ -55,6 +55,8 @@ export interface PeerRoomOptions {
   readonly openTimeoutMs: number;
   /** Blocks without a confirmation after which a channel that a peer opened is given up. */
   readonly fundingGiveupBlocks: number;
+  /** Blocks after which a channel that nobody of us signed is forgotten, whoever opened it. */
+  readonly unsignedGiveupBlocks: number;
   readonly tls: TlsFiles | undefined;
   /** Features for our init. */
   readonly features?: Features;
@@ -342,7 +344,22 @@ export class PeerRoom implements Peers {
       );
       await this.#flow.forgotten(row);
     }
+    await this.#forgetUnsigned(height);
     await this.#giveUp(height);
+  }
+
+  /**
+   * A peer that goes away between commitment_signed and tx_signatures would hold our coins for ever. BOLT 2 lets us forget
+   * what we have not signed; dualopend's own time runs only while the peer is there, and starts again at each connection.
+   */
+  async #forgetUnsigned(tip: number): Promise<void> {
+    for (const row of await this.#store.unsigned(tip, this.options.unsignedGiveupBlocks)) {
+      if (!await this.#flow.forgetAsSeen(row)) continue;
+      this.options.log.info(
+        { peer: bytesToHex(row.peer_id), channel: bytesToHex(row.channel_id) },
+        "the funding transaction of this channel was not signed in time: it is forgotten",
+      );
+    }
   }
 
   /**
@@ -356,7 +373,7 @@ export class PeerRoom implements Peers {
       const text = `the funding transaction did not confirm in ${blocks} blocks`;
       log.warn({ peer: bytesToHex(row.peer_id), channel }, `given up: ${text}`);
       if (!row.signed_inputs) {
-        await this.#flow.forget(row);
+        await this.#flow.forgetAsSeen(row);
         continue;
       }
       await this.#flow.fail(row, text);

@@ -323,6 +323,28 @@ export class PeerStore {
     ];
   }
 
+  /**
+   * Channels none of whose attempts has our tx_signatures committed as sent (so the peer has nothing of ours to spend), nor
+   * confirmed without them, and that made no attempt for so many blocks.
+   */
+  async unsigned(tip: number, blocks: number): Promise<ChannelRow[]> {
+    return [
+      ...await this.sql<ChannelRow[]>`
+        SELECT c.channel, c.peer_id, c.channel_id, c.temporary_channel_id, c.state, c.error_text, c.owner_epoch,
+          c.owner_instance, c.owner_daemon, c.version, c.channel_key_id, c.payment_key_index, c.generation, c.reestablish_sent,
+          c.locked_attempt
+        FROM channels c
+        WHERE c.locked_attempt IS NULL AND c.state LIKE 'DUALOPEND%'
+          AND (SELECT max(f.created_height) FROM funding_attempts f WHERE f.channel = c.channel) <= ${
+        tip - blocks
+      }
+          AND NOT EXISTS (
+            SELECT FROM funding_attempts f WHERE f.channel = c.channel AND f.local_tx_signatures IS NOT NULL)
+          AND NOT EXISTS (SELECT FROM funding_attempts f JOIN attempt_confirmations a USING (attempt)
+            WHERE f.channel = c.channel)`,
+    ];
+  }
+
   /** Counts that bound a peer's opens, and whether an id is any live channel's or open's. */
   async openCounts(
     peerId: Uint8Array,
@@ -501,12 +523,22 @@ export class PeerStore {
     return rows.length > 0;
   }
 
-  /** Deletes a channel with everything that hangs on it; its owner finds no row. */
-  async forgetChannel(channel: bigint): Promise<boolean> {
+  /**
+   * Deletes a channel with everything that hangs on it: its owner, who finds no row, is fenced off as by a higher epoch.
+   * With `seen` only if no owner has written since: what was read of its attempts still holds then.
+   */
+  async forgetChannel(
+    channel: bigint,
+    seen?: Pick<ChannelRow, "owner_epoch" | "version">,
+  ): Promise<boolean> {
     const { sql, leader } = this;
     const rows = await sql`
       WITH ${fence(sql, leader)}
-      DELETE FROM channels WHERE channel = ${channel} AND EXISTS (SELECT FROM fence) RETURNING channel`;
+      DELETE FROM channels WHERE channel = ${channel} AND EXISTS (SELECT FROM fence)
+        ${
+      seen === undefined ? sql`` : sql`AND owner_epoch = ${seen.owner_epoch} AND version = ${seen.version}`
+    }
+      RETURNING channel`;
     if (rows.length === 0) await requireLeadership(sql, leader);
     return rows.length > 0;
   }

@@ -40,6 +40,8 @@ import type { Chain, Leader, Wallet } from "../ports.ts";
 import { PeerRoom } from "./peers.ts";
 
 const SCHEMA = new URL("../../../schema", import.meta.url).pathname;
+/** Blocks after which it forgets a channel that it has not signed. */
+export const UNSIGNED_GIVEUP_BLOCKS = 10;
 /** The height at which every stand-in chain stands. */
 export const TEST_HEIGHT = 200;
 
@@ -311,6 +313,7 @@ export class TestRoom implements AsyncDisposable {
       maxCapacity: undefined,
       openTimeoutMs: 60_000,
       fundingGiveupBlocks: GIVEUP_BLOCKS,
+      unsignedGiveupBlocks: UNSIGNED_GIVEUP_BLOCKS,
       tls: undefined,
       onFatal: (error) => this.fatal.push(error),
     });
