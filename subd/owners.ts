@@ -25,6 +25,8 @@ export class Owners<O extends SubdOwner> {
   constructor(
     private readonly load: (assigned: Assigned, node: NodeFacts) => Promise<O>,
     private readonly log: Logger,
+    /** Told how many there are, whenever that changes. */
+    private readonly onCount: (count: number) => void = () => {},
   ) {}
 
   /** Takes a channel or an opening. Answers why not, empty on success. */
@@ -49,12 +51,13 @@ export class Owners<O extends SubdOwner> {
       return "";
     }
     if (held !== undefined) {
-      this.#owners.delete(held);
+      this.remove(held);
       held.stop(null);
     }
     try {
       const owner = await this.load(assigned, node);
       this.#owners.add(owner);
+      this.onCount(this.#owners.size);
       owner.start();
       return "";
     } catch (error) {
@@ -67,6 +70,7 @@ export class Owners<O extends SubdOwner> {
   /** An owner let go by itself. */
   remove(owner: O): void {
     this.#owners.delete(owner);
+    this.onCount(this.#owners.size);
   }
 
   /** Lets go, sending nothing more. A higher epoch than the one named is not withdrawn. */
@@ -74,7 +78,7 @@ export class Owners<O extends SubdOwner> {
     const owner = this.find(which);
     if (owner === undefined || owner.epoch > which.epoch) return;
     if (which.channel === 0n && owner.withdrawPart(which.opening)) return;
-    this.#owners.delete(owner);
+    this.remove(owner);
     owner.stop(null);
   }
 

@@ -1,110 +1,24 @@
 /** Starts channeld in this process, alone in it or beside other daemons. */
-import { chainHash, type Network } from "bolt/wire/chain_hash.ts";
-import { dial } from "common/grpc/client.ts";
-import { type ArcusServer, createServer } from "common/grpc/server.ts";
-import type { TlsFiles } from "common/grpc/tls.ts";
-import type { Logger } from "common/log.ts";
-import { openDatabase } from "common/pg/client.ts";
-import { Released_Reason } from "gen/arcus/subd/v1/subd_pb.ts";
-import { loadNode } from "subd/fence.ts";
-import { Owners } from "subd/owners.ts";
-import { RegistryClient } from "subd/registry.ts";
+import { type RunningSubd, startSubd, type SubdConfig } from "subd/start.ts";
 import { faces } from "./face.ts";
 import { loadOwner, type Owner, type OwnerHost } from "./owner.ts";
 
-/** What channeld needs. */
-export interface ChanneldConfig {
-  readonly network: Network;
-  /** "host:port" (port 0: any) or "unix:/path". */
-  readonly listen: string;
-  /** Where others reach it, if not at what it listens on. */
-  readonly advertise?: string | undefined;
-  readonly lightningdAddress: string;
-  /** postgres:// URL; a secret. */
-  readonly databaseUrl: string;
-  readonly databaseSchema?: string | undefined;
-  readonly databasePool?: number;
-  /** Channels that it takes; 0: no limit of its own. */
-  readonly maxChannels?: number;
-  readonly tls?: TlsFiles | undefined;
-  readonly log: Logger;
-  /** New at every start. */
-  readonly instance: string;
-  /** The process must end: the database is lost, or the others are of another node. */
-  readonly onFatal: (reason: string) => void;
-  /** Calls back after this time; answers how to prevent that. Default: setTimeout. */
-  readonly timer?: (ms: number, callback: () => void) => () => void;
-}
-
 /** A running channeld. */
-export interface RunningChanneld {
-  /** Where it listens. */
-  readonly address: string;
-  readonly server: ArcusServer;
-  /** Whether lightningd has welcomed it. */
-  registered(): boolean;
-  /** Gives its channels back, and ends every connection of its own; the process exits afterwards. */
-  stop(): Promise<void>;
-}
-
-function setTimer(ms: number, callback: () => void): () => void {
-  const timer = setTimeout(callback, ms);
-  return () => clearTimeout(timer);
-}
+export type RunningChanneld = RunningSubd;
 
 /** Opens the database, serves, and registers with lightningd. Throws when the database does not answer. */
-export async function start(config: ChanneldConfig): Promise<RunningChanneld> {
-  const { log, instance, timer = setTimer } = config;
-  const database = await openDatabase({
-    url: config.databaseUrl,
-    applicationName: "channeld",
-    onLost: () => config.onFatal("the database connection was lost"),
-    ...(config.databasePool === undefined ? {} : { max: config.databasePool }),
-    ...(config.databaseSchema === undefined ? {} : { schema: config.databaseSchema }),
-  });
-  const dialing = config.tls === undefined ? {} : { tls: config.tls };
-  const lightningd = dial(config.lightningdAddress, dialing);
-  try {
-    const registry = new RegistryClient<Owner>({
-      daemon: "channeld",
-      channel: lightningd,
-      log,
-      instance,
-      capacity: config.maxChannels ?? 0,
-      chainHash: chainHash(config.network),
-      loadNode: () => loadNode(database.sql),
-      onStranger: config.onFatal,
-      timer,
-    });
+export function start(config: SubdConfig): Promise<RunningSubd> {
+  const { log, instance } = config;
+  return startSubd<Owner>("channeld", config, ({ database, registry, ended }) => {
     const host: OwnerHost = {
       sql: database.sql,
       log,
       changed: (owner) => registry.changed(owner, 0n),
-      ended: (owner, how) => {
-        owners.remove(owner);
-        registry.ended(owner, how);
-      },
+      ended,
     };
-    const owners = new Owners<Owner>((assigned, node) => loadOwner(host, assigned, node), log);
-    const server = createServer({ services: faces({ owners, instance, log }), log, ...dialing });
-    const address = await server.listen(config.listen);
-    registry.start(owners, config.advertise ?? address);
-    log.info({ address }, "channeld serves");
     return {
-      address,
-      server,
-      registered: () => registry.registered,
-      async stop() {
-        owners.drain({ type: "released", reason: Released_Reason.DRAINING, detail: "this replica leaves" });
-        registry.stop();
-        await server.drain();
-        lightningd.close();
-        await database.close();
-      },
+      load: (assigned, node) => loadOwner(host, assigned, node),
+      faces: (owners) => faces({ owners, instance, log }),
     };
-  } catch (error) {
-    lightningd.close();
-    await database.close();
-    throw error;
-  }
+  });
 }
