@@ -1,0 +1,2 @@
+-- Payments and invoices.
+DO $$ BEGIN END $$;
