@@ -851,6 +851,7 @@ export class Flow {
         await this.options.reconcileWallet();
         return;
       case Released_Reason.LOCKED:
+      case Released_Reason.SHUTDOWN_COMPLETE:
         owner.leaving = true;
         if (here === undefined) return live.dropOwner(owner);
         if (!owner.attached) {
@@ -865,6 +866,7 @@ export class Flow {
         });
       case Released_Reason.PEER_GONE:
       case Released_Reason.CHANNEL_FAILED:
+      case Released_Reason.CLOSED:
         // Attached owners end with their attachment, which tells the rest.
         if (!owner.attached) live.dropOwner(owner);
         return;
