@@ -7,7 +7,6 @@ import { callUnix, RpcConnectionError, RpcError } from "common/rpc/client.ts";
 import type { Command } from "common/rpc/command.ts";
 import { messageToJson, ParameterError, requestOf } from "common/rpc/json_form.ts";
 import type { Json } from "common/rpc/json_text.ts";
-import { Node } from "gen/cln/node_pb.ts";
 import type { Place } from "./arguments.ts";
 
 const DEADLINE_MS = 60_000;
@@ -33,7 +32,7 @@ async function callGrpc(address: string, command: Command, params: Json, timeout
   try {
     const request = requestOf(command, params);
     // Each method takes and answers the messages that its descriptor names.
-    const calls = client(Node, channel) as unknown as Readonly<Record<string, AnyCall>>;
+    const calls = client(command.method.parent, channel) as unknown as Readonly<Record<string, AnyCall>>;
     const call = calls[command.method.localName];
     if (call === undefined) throw new RpcError(-32601, `unknown command: ${command.name}`, undefined);
     return messageToJson(command.method.output, await call(request, { deadlineMs: timeoutMs }));

@@ -3,6 +3,7 @@ import { VERSION } from "common/lifecycle.ts";
 import { RpcConnectionError, RpcError } from "common/rpc/client.ts";
 import { type Command, commandsOf, usageOf } from "common/rpc/command.ts";
 import { formatJson } from "common/rpc/json_text.ts";
+import { Operator } from "gen/arcus/lightningd/v1/operator_pb.ts";
 import { Node } from "gen/cln/node_pb.ts";
 import { type Arguments, parseArguments, UsageError } from "./arguments.ts";
 import { callNode } from "./call.ts";
@@ -57,7 +58,7 @@ async function call(
 
 /** Runs the program, and answers its exit status. */
 export async function run(world: World): Promise<number> {
-  const commands = commandsOf(Node);
+  const commands = commandsOf(Node, Operator);
   const complain = (text: string) => world.screen.write(`${text}\n`);
   let wanted: Arguments | undefined;
   try {

@@ -53,12 +53,13 @@ function commandOf(method: DescMethod, option: CommandOption): Command {
   };
 }
 
-/** The commands of a service, by name. Throws when its descriptors contradict themselves. */
-export function commandsOf(service: DescService): ReadonlyMap<string, Command> {
+/** The commands of some services, by name. Throws when their descriptors contradict themselves or each other. */
+export function commandsOf(...services: readonly DescService[]): ReadonlyMap<string, Command> {
   const commands = new Map<string, Command>();
-  for (const method of service.methods) {
+  for (const method of services.flatMap(({ methods }) => methods)) {
     const option = getOption(method, commandOption);
     if (option.name === "") throw new Error(`${method.name}: no command name`);
+    if (commands.has(option.name)) throw new Error(`two commands are called ${option.name}`);
     commands.set(option.name, commandOf(method, option));
   }
   return commands;

@@ -362,6 +362,11 @@ export interface Peers {
   signOpen(channelId: Uint8Array, witnesses: ReadonlyMap<number, Uint8Array>): Promise<SignResponse>;
   /** openchannel_abort. 312 after our signatures are sent. */
   abortOpen(channelId: Uint8Array): Promise<{ readonly channelCanceled: boolean; readonly reason: string }>;
+  /**
+   * openchannel_giveup: fails a channel none of whose attempts confirmed in funding-giveup-blocks blocks, and spends our
+   * coins in them back to us. Answers that transaction's id. 301 cannot afford, 311 unknown channel, 312 not stuck.
+   */
+  giveUpOpen(channelId: Uint8Array): Promise<Uint8Array>;
   /** dev-forget-channel: deletes the rows. Answers whether it was forced, and the funding txid if there was one. */
   forgetChannel(
     request: ForgetRequest,

@@ -7,6 +7,7 @@ import { callUnix, RpcError } from "common/rpc/client.ts";
 import { commandsOf } from "common/rpc/command.ts";
 import { isJsonObject, type Json, type JsonObject } from "common/rpc/json_text.ts";
 import { waitFor } from "common/testing/wait.ts";
+import { Operator } from "gen/arcus/lightningd/v1/operator_pb.ts";
 import { Node } from "gen/cln/node_pb.ts";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
 import { useWorlds, type World } from "tests/lib/world.ts";
@@ -84,7 +85,7 @@ Deno.test("getinfo, feerates, listconfigs and help say the same over gRPC, socke
     assert.ok(!JSON.stringify(all).includes("postgres:"), "no secret is shown");
 
     const { help } = await alice.rpc.help({});
-    assert.equal(help.length, commandsOf(Node).size);
+    assert.equal(help.length, commandsOf(Node, Operator).size);
     const one = await rpc(alice, "help", ["withdraw"]);
     assert.deepEqual(one.help, [{ command: "withdraw destination satoshi [feerate] [minconf] [utxos]" }]);
   });
@@ -282,6 +283,8 @@ const REFUSALS: readonly (readonly [string, JsonObject, number, RegExp])[] = [
   ["openchannel_bump", { channel_id: "11".repeat(32), amount: 1, initialpsbt: "nonsense" }, -32602, /PSBT/],
   ["openchannel_abort", { channel_id: "11".repeat(32) }, 311, /./],
   ["openchannel_abort", { channel_id: "11" }, -32602, /32 bytes/],
+  ["openchannel_giveup", { channel_id: "11".repeat(32) }, 311, /./],
+  ["openchannel_giveup", { channel_id: "11" }, -32602, /32 bytes/],
   ["listconfigs", { config: "nonsense" }, -32602, /no such option/],
   ["help", { command: "nonsense" }, -32601, /nonsense/],
   ["dev-forget-channel", { id: UNKNOWN_ID }, 311, /no such channel/],
@@ -375,7 +378,7 @@ Deno.test("JSON-RPC: what is no request gets JSON-RPC's error, and requests of o
 
 Deno.test("garbage on the socket and on gRPC gets an error, and the node lives", async () => {
   await worlds.withWorld(async ({ alice }) => {
-    const names = [...commandsOf(Node).keys()].filter((name) => name !== "stop");
+    const names = [...commandsOf(Node, Operator).keys()].filter((name) => name !== "stop");
     const params = fc.oneof(
       fc.array(fc.jsonValue({ maxDepth: 2 }), { maxLength: 5 }),
       fc.dictionary(

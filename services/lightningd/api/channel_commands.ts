@@ -121,6 +121,7 @@ export function channelCommands(parts: ApiParts): Handlers<
   | "openChannelSigned"
   | "openChannelBump"
   | "openChannelAbort"
+  | "openChannelGiveup"
   | "devForgetChannel"
 > {
   const { peers, chain, network } = parts;
@@ -232,6 +233,11 @@ export function channelCommands(parts: ApiParts): Handlers<
       const channelId = readChannelId("channel_id", request.channelId);
       const { channelCanceled, reason } = await peers.abortOpen(channelId);
       return { channelId, channelCanceled, reason };
+    },
+
+    async openChannelGiveup(request) {
+      const channelId = readChannelId("channel_id", request.channelId);
+      return { channelId, txid: flipTxid(await peers.giveUpOpen(channelId)) };
     },
 
     async devForgetChannel(request) {

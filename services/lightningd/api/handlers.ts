@@ -1,9 +1,10 @@
 /** The shape of the commands' code. */
 import type { MessageInitShape, MessageShape } from "@bufbuild/protobuf";
+import type { Operator } from "gen/arcus/lightningd/v1/operator_pb.ts";
 import type { Node } from "gen/cln/node_pb.ts";
 
-type Methods = typeof Node["method"];
-/** The name of a method in the generated service. */
+type Methods = typeof Node["method"] & typeof Operator["method"];
+/** The name of a method in the generated services. */
 export type MethodName = keyof Methods;
 
 /** The code of one command: a checked request to an answer. Refusals are ArcusErrors. */

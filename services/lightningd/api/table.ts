@@ -4,6 +4,7 @@ import { type Command, commandsOf } from "common/rpc/command.ts";
 import { checkRequest, messageToJson, requestOf } from "common/rpc/json_form.ts";
 import type { Json, JsonObject } from "common/rpc/json_text.ts";
 import { type ListconfigsRequest, ListconfigsRequestSchema, Node } from "gen/cln/node_pb.ts";
+import { Operator } from "gen/arcus/lightningd/v1/operator_pb.ts";
 import { channelCommands } from "./channel_commands.ts";
 import { listconfigsJson } from "./configs.ts";
 import type { Handlers } from "./handlers.ts";
@@ -65,7 +66,7 @@ function rowOf(parts: ApiParts, command: Command, handler: AnyHandler): Row {
 
 /** Makes the table of a node. */
 export function methodTable(parts: ApiParts): Table {
-  const commands = commandsOf(Node);
+  const commands = commandsOf(Node, Operator);
   const handlers: Handlers = {
     ...nodeCommands(parts, commands),
     ...peerCommands(parts),

@@ -290,6 +290,27 @@ export class PeerRoom implements Peers {
     return this.#opens.abort(channelId);
   }
 
+  async giveUpOpen(channelId: Uint8Array): Promise<Uint8Array> {
+    const { fundingGiveupBlocks: blocks, chain, wallet } = this.options;
+    const row = await this.#store.channelById(channelId);
+    if (row === undefined) {
+      throw notFound("UNKNOWN_CHANNEL", "no such channel", { clnCode: FundCode.unknownChannel });
+    }
+    const [stuck] = await this.#store.stuck(chain.height(), blocks, row.channel);
+    if (stuck?.signed_inputs !== true) {
+      throw failedPrecondition(
+        "NOT_STUCK",
+        stuck === undefined
+          ? `it confirmed, is younger than ${blocks} blocks, or is given up already`
+          : "no signed funding transaction has a coin of ours",
+        { clnCode: FundCode.stateInvalid },
+      );
+    }
+    // First nobody may sign a further attempt, which would spend the same coins.
+    await this.#flow.fail(row, stuckFor(blocks));
+    return await wallet.doubleSpendAttempts(row.channel);
+  }
+
   async forgetChannel(request: ForgetRequest): Promise<{ forced: boolean; fundingTxid?: Uint8Array }> {
     const { peerId, channelId, force } = request;
     const rows = (await this.#store.channels({ peerId }))
@@ -368,9 +389,9 @@ export class PeerRoom implements Peers {
    */
   async #giveUp(tip: number): Promise<void> {
     const { fundingGiveupBlocks: blocks, log, wallet } = this.options;
-    for (const row of await this.#store.givenUp(tip, blocks)) {
+    for (const row of await this.#store.stuck(tip, blocks)) {
       const channel = bytesToHex(row.channel_id);
-      const text = `the funding transaction did not confirm in ${blocks} blocks`;
+      const text = stuckFor(blocks);
       log.warn({ peer: bytesToHex(row.peer_id), channel }, `given up: ${text}`);
       if (!row.signed_inputs) {
         await this.#flow.forgetAsSeen(row);
@@ -384,6 +405,11 @@ export class PeerRoom implements Peers {
       }
     }
   }
+}
+
+/** What the peer of a channel hears whose funding transaction does not confirm. */
+function stuckFor(blocks: number): string {
+  return `the funding transaction did not confirm in ${blocks} blocks`;
 }
 
 function connectionOf(peer: LivePeer): NonNullable<PeerInfo["connection"]> {

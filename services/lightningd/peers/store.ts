@@ -297,10 +297,15 @@ export class PeerStore {
   }
 
   /**
-   * Channels that a peer opened, and none of whose attempts confirmed for so many blocks, without a transaction of ours
-   * that spends it otherwise. `signed_inputs`: the peer holds our signatures on coins of ours.
+   * Channels none of whose attempts confirmed for so many blocks, without a transaction of ours that spends it otherwise:
+   * those that peers opened, or `channel`, whoever opened it. `signed_inputs`: the peer holds our signatures on coins of
+   * ours.
    */
-  async givenUp(tip: number, blocks: number): Promise<(ChannelRow & { readonly signed_inputs: boolean })[]> {
+  async stuck(
+    tip: number,
+    blocks: number,
+    channel?: bigint,
+  ): Promise<(ChannelRow & { readonly signed_inputs: boolean })[]> {
     return [
       ...await this.sql<(ChannelRow & { readonly signed_inputs: boolean })[]>`
         SELECT c.channel, c.peer_id, c.channel_id, c.temporary_channel_id, c.state, c.error_text, c.owner_epoch,
@@ -309,7 +314,9 @@ export class PeerStore {
           EXISTS (SELECT FROM funding_attempts f JOIN attempt_inputs i USING (attempt)
             WHERE f.channel = c.channel AND i.side = 'local' AND f.local_tx_signatures IS NOT NULL) AS signed_inputs
         FROM channels c
-        WHERE c.opener = 'remote' AND c.locked_attempt IS NULL AND c.state LIKE 'DUALOPEND%'
+        WHERE ${
+        channel === undefined ? this.sql`c.opener = 'remote'` : this.sql`c.channel = ${channel}`
+      } AND c.locked_attempt IS NULL AND c.state LIKE 'DUALOPEND%'
           AND (SELECT max(f.created_height) FROM funding_attempts f WHERE f.channel = c.channel) <= ${
         tip - blocks
       }
