@@ -8,7 +8,7 @@
  * carrying on would leave the two sides with different histories.
  */
 import { bytesToHex } from "@noble/hashes/utils.js";
-import { MAX_MESSAGE_LENGTH } from "bolt/wire/messages.ts";
+import { MAX_MESSAGE_LENGTH, messageId } from "bolt/wire/messages.ts";
 import { HELD_FRAME_OVERHEAD, type Limits } from "../limits.ts";
 
 /** Before the first owner, and of lightningd's own messages. */
@@ -18,6 +18,9 @@ const MIN_MESSAGE_LENGTH = 2;
 
 /** Names one attachment; the driver keeps the stream under it. */
 export type AttachmentId = number;
+
+/** What gives a channel its final id (BOLT 2): the peer may use that at once, before our side has worked it out. */
+const ACCEPT_CHANNEL2 = messageId("accept_channel2");
 
 /** Why an attachment ended; as in the contract. */
 export type EndReason = "finished" | "subd_lost" | "superseded" | "refused" | "peer_gone";
@@ -187,6 +190,8 @@ export class Demux {
   readonly #bySpoke = new Map<bigint, Channel>();
   /** Channels with something to write, in turn. */
   readonly #turns = new Set<Channel>();
+  /** Unknown ids that are not asked about yet: an open may be about to take that name. */
+  readonly #unnamed = new Set<Channel>();
   #nextKey = 1;
   #heldBytes = 0;
   #queuedBytes = 0;
@@ -396,7 +401,7 @@ export class Demux {
     const actions = this.taken(id, inSeq, now);
     const channel = this.#byAttachment.get(id);
     if (channel !== undefined) this.#forget(channel, inSeq);
-    return actions;
+    return [...actions, ...this.#askUnnamed(now)];
   }
 
   /** The channel is known by another id from now on; the old one stays an alias. */
@@ -535,6 +540,7 @@ export class Demux {
   drain(reason: string): DemuxAction[] {
     this.#draining = true;
     this.#bySpoke.clear();
+    this.#unnamed.clear();
     const actions: DemuxAction[] = [];
     for (const channel of this.#channels.values()) {
       channel.spoke = undefined;
@@ -589,6 +595,7 @@ export class Demux {
     const idle = channel.epoch === NO_EPOCH && channel.held.length === 0 && channel.out.length === 0;
     if (!idle || channel.spoke !== undefined) return;
     this.#channels.delete(channel.key);
+    this.#unnamed.delete(channel);
     for (const id of channel.ids) this.#byId.delete(bytesToHex(id));
   }
 
@@ -616,10 +623,29 @@ export class Demux {
   /** Says that the peer spoke, unless that was said or nothing is there that no owner took. */
   #ask(channel: Channel, now: number): DemuxAction[] {
     if (this.#draining || channel.spoke !== undefined || untaken(channel) === undefined) return [];
+    if (channel.epoch === NO_EPOCH && this.#naming()) {
+      this.#unnamed.add(channel);
+      return [];
+    }
     const id = this.numbers.nextSpokeId();
     channel.spoke = { id, deadline: now + this.limits.spokeDeadline };
     this.#bySpoke.set(id, channel);
     return [{ type: "spoke", spoke: spokeOf(channel, id) }];
+  }
+
+  /** Whether an owner has an accept_channel2 before it: `rekey` follows, or nothing, before that frame is durable. */
+  #naming(): boolean {
+    return [...this.#byAttachment.values()].some(({ held }) =>
+      held.some(({ messageType }) => messageType === ACCEPT_CHANNEL2)
+    );
+  }
+
+  /** Asks about the ids that no open took as its name. */
+  #askUnnamed(now: number): DemuxAction[] {
+    if (this.#unnamed.size === 0 || this.#naming()) return [];
+    const waiting = [...this.#unnamed];
+    this.#unnamed.clear();
+    return waiting.flatMap((channel) => channel.attachment === undefined ? this.#ask(channel, now) : []);
   }
 
   #answered(channel: Channel): void {
@@ -721,6 +747,7 @@ export class Demux {
         wantHangUp,
       },
       ...this.#ask(channel, now),
+      ...this.#askUnnamed(now),
     ];
   }
 

@@ -380,6 +380,30 @@ Deno.test("demux: whatever owners, peer and lightningd do, the fence holds", () 
   );
 });
 
+Deno.test("demux: an unknown id behind an accept_channel2 is asked about only when no open took it as its name", () => {
+  const accepted = () => {
+    const demux = new Demux(LIMITS, numbers());
+    const owner = dialled(demux.attach(order(id(1), 1n))).attachment;
+    demux.attached(owner);
+    demux.frame({ ...frame(id(1), 1), messageType: 65 }, 0);
+    assert.deepEqual(demux.frame(frame(id(2), 2), 0), []);
+    demux.taken(owner, 1n, 0);
+    return { demux, owner };
+  };
+  const named = accepted();
+  const delivered = only(named.demux.rekey(named.owner, id(2), 0), "deliver");
+  assert.deepEqual(delivered.map(({ inSeq, data }) => [inSeq, data[2]]), [[2n, 2]]);
+  assert.deepEqual(named.demux.durable(named.owner, 1n, 0), []);
+  const asked = (actions: readonly DemuxAction[]) =>
+    only(actions, "spoke").map(({ spoke }) => spoke.channelId);
+  const other = accepted();
+  assert.deepEqual(asked(other.demux.durable(other.owner, 1n, 0)), [id(2)]);
+  const refused = accepted();
+  assert.ok(asked(refused.demux.finished(refused.owner, "", 0)).some((each) => each[0] === 2));
+  const lost = accepted();
+  assert.ok(asked(lost.demux.lost(lost.owner, "", 0)).some((each) => each[0] === 2));
+});
+
 Deno.test("demux: rekey merges what came early, keeps the numbers, and refuses another channel's id", () => {
   const demux = new Demux(LIMITS, numbers());
   const owner = dialled(demux.attach(order(id(1), 1n))).attachment;
