@@ -2,6 +2,7 @@
 import { formatMsat } from "common/rpc/amount.ts";
 import { formatJson, isJsonObject, type Json, type JsonObject } from "common/rpc/json_text.ts";
 import type { Style } from "./arguments.ts";
+import { qrCode } from "./qr.ts";
 
 /** As lightning-cli. */
 const INDENT = 3;
@@ -114,11 +115,22 @@ function channelsTable(answer: JsonObject): string {
   return `${table(heading, rows)}\n${count(channels.length, "channel")}`;
 }
 
-/** Answers that have a table. */
-const TABLES: Readonly<Record<string, (answer: JsonObject) => string>> = {
+/** The invoice as a text to copy, and for a terminal as a QR code to scan; upper case needs fewer dots (BOLT 11). */
+function invoiceForm(answer: JsonObject, columns: number | null): string {
+  const { bolt11, payment_secret: _, expires_at, ...rest } = answer;
+  const expires = typeof expires_at === "number" ? { expires_at: utc(expires_at) } : {};
+  if (typeof bolt11 !== "string") return lines(answer);
+  const parts = [lines({ ...rest, ...expires }), printable(bolt11)];
+  if (columns !== null) parts.push(qrCode(bolt11.toUpperCase(), columns));
+  return parts.join("\n\n");
+}
+
+/** Answers that have a form for people. `columns`: the width of the terminal that it is for, or null. */
+const FORMS: Readonly<Record<string, (answer: JsonObject, columns: number | null) => string>> = {
   listpeers: peersTable,
   listfunds: fundsTable,
   listpeerchannels: channelsTable,
+  invoice: invoiceForm,
 };
 
 /** Every value with its path: "outputs[0].txid=...". */
@@ -145,17 +157,26 @@ function lines(answer: JsonObject): string {
   }).join("\n");
 }
 
-/** The answer of a command. `auto`: a table if there is one and somebody looks at a terminal, else JSON. */
-export function formatAnswer(command: string, answer: Json, style: Style, terminal: boolean): string {
-  const asTable = TABLES[command];
+/** Seconds since 1970 as a date; the number itself if no date is so far away. */
+function utc(seconds: number): string {
+  const date = new Date(seconds * 1_000);
+  return Number.isNaN(date.getTime()) ? String(seconds) : date.toISOString().replace(".000", "");
+}
+
+/**
+ * The answer of a command. `auto`: its form for people if it has one and somebody looks at a terminal, else JSON.
+ * `columns`: the width of that terminal, or null if nobody looks.
+ */
+export function formatAnswer(command: string, answer: Json, style: Style, columns: number | null): string {
+  const form = FORMS[command];
   switch (style) {
     case "auto":
-      return terminal && asTable !== undefined && isJsonObject(answer)
-        ? asTable(answer)
+      return columns !== null && form !== undefined && isJsonObject(answer)
+        ? form(answer, columns)
         : formatJson(answer, INDENT);
     case "human":
       if (!isJsonObject(answer)) return text(answer);
-      return asTable === undefined ? lines(answer) : asTable(answer);
+      return form === undefined ? lines(answer) : form(answer, columns);
     case "flat":
       return flat(answer).join("\n");
     case "json":

@@ -10,7 +10,7 @@ import { callNode } from "./call.ts";
 import { commandHelp, programHelp } from "./help.ts";
 import { parametersOf, unknownParameters } from "./parameters.ts";
 import { formatAnswer } from "./print.ts";
-import { type Screen, showWaiting } from "./waiting.ts";
+import { awaited, type Screen, showWaiting } from "./waiting.ts";
 
 /** How the program ends. */
 export const Exit = {
@@ -27,7 +27,8 @@ export const Exit = {
 export interface World {
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string>>;
-  readonly isTerminal: boolean;
+  /** Width of the terminal that standard output is; null if it is none. */
+  readonly columns: number | null;
   out(line: string): void;
   readonly screen: Screen;
 }
@@ -47,10 +48,11 @@ async function call(
   const { command: name, words, place, style, timeoutMs } = wanted;
   const command = commands.get(name);
   const params = command === undefined ? unknownParameters(words) : parametersOf(command, words);
-  const stop = command?.slow === true ? showWaiting(name, world.screen) : () => {};
+  const what = awaited(name, params, command?.slow === true);
+  const stop = what === undefined ? () => {} : showWaiting(what, world.screen);
   try {
     const answer = await callNode({ place, name, command, params, timeoutMs });
-    return formatAnswer(name, answer, style, world.isTerminal);
+    return formatAnswer(name, answer, style, world.columns);
   } finally {
     stop();
   }

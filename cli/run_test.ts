@@ -5,6 +5,7 @@ import { Node } from "gen/cln/node_pb.ts";
 import { parseArguments, UsageError } from "./arguments.ts";
 import { parametersOf, unknownParameters } from "./parameters.ts";
 import { flat, formatAnswer, printable } from "./print.ts";
+import { qrCode } from "./qr.ts";
 import { Exit, run } from "./run.ts";
 
 const withdraw = commandsOf(Node).get("withdraw");
@@ -16,7 +17,7 @@ async function program(...args: string[]) {
   const code = await run({
     args,
     env: {},
-    isTerminal: false,
+    columns: null,
     out: (line) => said.out += `${line}\n`,
     screen: { isTerminal: false, write: (text) => said.error += text },
   });
@@ -91,18 +92,35 @@ Deno.test("nobody at the socket, and wrong usage, have their own status", async 
 Deno.test("an answer is a table for a terminal, JSON for a program", () => {
   const answer = { peers: [{ id: "02aa", connected: true, num_channels: 2, netaddr: ["127.0.0.1:9735"] }] };
   assert.equal(
-    JSON.stringify(JSON.parse(formatAnswer("listpeers", answer, "auto", false))),
+    JSON.stringify(JSON.parse(formatAnswer("listpeers", answer, "auto", null))),
     JSON.stringify(answer),
   );
   assert.match(
-    formatAnswer("listpeers", answer, "auto", true),
+    formatAnswer("listpeers", answer, "auto", 80),
     /^PEER +CONNECTED .*\n02aa +yes +2 +127\.0\.0\.1:9735\n1 peer$/,
   );
-  assert.equal(formatAnswer("listpeers", answer, "raw", true), JSON.stringify(answer));
+  assert.equal(formatAnswer("listpeers", answer, "raw", 80), JSON.stringify(answer));
   assert.deepEqual(flat({ a: [{ b: 1 }, "x"], c: {} }), ["a[0].b=1", "a[1]=x"]);
-  assert.match(formatAnswer("getinfo", { fees_collected_msat: 1_000_000 }, "human", true), /1,000 sat/);
+  assert.match(formatAnswer("getinfo", { fees_collected_msat: 1_000_000 }, "human", 80), /1,000 sat/);
 });
 
 Deno.test("what others say cannot steer the terminal", () => {
   assert.equal(printable("a\u001b[31m\u202eb\n"), "a?[31m?b?");
+});
+
+Deno.test("an invoice is a text and a QR code on a terminal, JSON elsewhere", () => {
+  const bolt11 = "lnbcrt1pvjluezsp5zyg3zyg3zyg3zyg3";
+  const answer = { bolt11, payment_hash: "00ff", payment_secret: "11", expires_at: 1_700_000_000 };
+  const shown = formatAnswer("invoice", answer, "auto", 80);
+  assert.match(shown, /^payment_hash {2}00ff\nexpires_at {4}2023-11-14T22:13:20Z\n\nlnbcrt1[a-z0-9]+\n\n/);
+  assert.ok(shown.endsWith(qrCode(bolt11.toUpperCase(), 80)));
+  assert.match(shown, /█/);
+  // For people, but not on a terminal: there is nothing to scan.
+  assert.doesNotMatch(formatAnswer("invoice", answer, "human", null), /█/);
+  for (const style of ["json", "raw", "flat"] as const) {
+    assert.doesNotMatch(formatAnswer("invoice", answer, style, 80), /█/);
+  }
+  assert.deepEqual(JSON.parse(formatAnswer("invoice", answer, "auto", null)), answer);
+  assert.match(formatAnswer("invoice", { ...answer, expires_at: 2 ** 53 }, "auto", 80), /9007199254740992/);
+  assert.match(formatAnswer("invoice", { warning: "x" }, "auto", 80), /^warning {2}x$/);
 });

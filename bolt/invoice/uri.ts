@@ -6,8 +6,3 @@ const SCHEME = /^lightning:(\/\/)?/i;
 export function stripLightningUri(text: string): string {
   return text.trim().replace(SCHEME, "");
 }
-
-/** How an invoice is put in a QR code: upper case needs fewer dots (BOLT 11, encoding overview). */
-export function invoiceForQr(invoice: string): string {
-  return invoice.toUpperCase();
-}
