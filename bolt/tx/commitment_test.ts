@@ -3,7 +3,7 @@ import { bytesToHex } from "@noble/hashes/utils.js";
 import fc from "fast-check";
 import { ecc } from "bolt/crypto/ecc.ts";
 import { feerate, msat, sat } from "bolt/units.ts";
-import { arbitraryPaymentHash, arbitraryTxid, testFactor, testKeys, testSide } from "bolt/tx/arbitraries.ts";
+import { arbitrarySpec, TEST_OTHER, TEST_OWNER, TEST_SPEC } from "bolt/tx/arbitraries.ts";
 import {
   buildCommitment,
   type Commitment,
@@ -18,68 +18,10 @@ import { commitmentSighash } from "bolt/tx/sighash.ts";
 import { compareBytes } from "bolt/tx/transaction.ts";
 import { commitmentWeight } from "bolt/tx/weights.ts";
 
-const ALICE = testSide(1);
-const BOB = testSide(2);
 const FORMATS: readonly CommitmentFormat[] = ["anchors", "static_remotekey"];
-
-const SPEC: CommitmentSpec = {
-  format: "anchors",
-  funding: {
-    outpoint: { txid: new Uint8Array(32).fill(7), vout: 1 },
-    amount: sat(1_000_000),
-    ownerPubkey: ALICE.fundingPubkey,
-    otherPubkey: BOB.fundingPubkey,
-  },
-  commitmentNumber: 5n,
-  obscuringFactor: testFactor(ALICE, BOB),
-  keys: testKeys(ALICE, BOB),
-  toSelfDelay: 144,
-  dustLimit: sat(354),
-  feerate: feerate(253),
-  ownerIsOpener: true,
-  ownerBalance: msat(600_000_000),
-  otherBalance: msat(400_000_000),
-  htlcs: [],
-};
-
-const arbitraryHtlc = fc.record({
-  direction: fc.constantFrom("offered" as const, "received" as const),
-  amount: fc.oneof(fc.bigInt(1n, 3_000_000n), fc.bigInt(1n, 50_000_000n)).map((amount) => msat(amount)),
-  paymentHash: arbitraryPaymentHash,
-  cltvExpiry: fc.integer({ min: 0, max: 700_000 }),
-});
-
-/** A spec whose balances and HTLCs sum to the funding amount. */
-const arbitrarySpec: fc.Arbitrary<CommitmentSpec> = fc.record({
-  format: fc.constantFrom(...FORMATS),
-  txid: arbitraryTxid,
-  vout: fc.nat(0xffff_ffff),
-  number: fc.bigInt(0n, (1n << 48n) - 1n),
-  dustLimit: fc.integer({ min: 354, max: 5000 }),
-  rate: fc.oneof(fc.integer({ min: 253, max: 5000 }), fc.integer({ min: 0, max: 500_000 })),
-  delay: fc.nat(0xffff),
-  ownerIsOpener: fc.boolean(),
-  owner: fc.bigInt(0n, 500_000_000n),
-  other: fc.bigInt(0n, 500_000_000n),
-  htlcs: fc.array(arbitraryHtlc, { maxLength: 12 }),
-}).map((r) => {
-  const htlcs = r.htlcs.map((htlc, i) => ({ ...htlc, id: BigInt(i) }));
-  const sum = htlcs.reduce<bigint>((total, htlc) => total + htlc.amount, r.owner + r.other);
-  const amount = (sum + 999n) / 1000n;
-  return {
-    ...SPEC,
-    format: r.format,
-    funding: { ...SPEC.funding, outpoint: { txid: r.txid, vout: r.vout }, amount: sat(amount) },
-    commitmentNumber: r.number,
-    toSelfDelay: r.delay,
-    dustLimit: sat(r.dustLimit),
-    feerate: feerate(r.rate),
-    ownerIsOpener: r.ownerIsOpener,
-    ownerBalance: msat(r.owner + amount * 1000n - sum),
-    otherBalance: msat(r.other),
-    htlcs,
-  };
-});
+const ALICE = TEST_OWNER;
+const BOB = TEST_OTHER;
+const SPEC = TEST_SPEC;
 
 function built(spec: CommitmentSpec): Commitment {
   const result = buildCommitment(spec);

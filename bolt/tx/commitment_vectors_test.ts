@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { sha256 } from "@noble/hashes/sha2.js";
-import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
+import { bytesToHex, concatBytes, hexToBytes } from "@noble/hashes/utils.js";
 import { Transaction } from "bitcoinjs-lib";
 import { ecc } from "bolt/crypto/ecc.ts";
 import { deriveCommitmentKeys } from "bolt/keys/derive.ts";
@@ -13,6 +13,7 @@ import {
   commitmentWitness,
 } from "bolt/tx/commitment.ts";
 import { htlcTransactions, htlcWitness } from "bolt/tx/htlc.ts";
+import { leanCommitment } from "bolt/tx/lean_commitment.ts";
 import type { CommitmentFormat } from "bolt/tx/scripts.ts";
 import { commitmentSighash, htlcSighash } from "bolt/tx/sighash.ts";
 import { ecdsaWitnessItem, SIGHASH_ALL } from "bolt/tx/signature.ts";
@@ -155,6 +156,26 @@ Deno.test("BOLT 3 appendix C: keys and obscuring factor follow from the basepoin
   );
 });
 
+/** Signatures of the other side on the hashes of the lean builder: the commitment's, then those of HTLCs in order. */
+function leanSignatures({ spec }: Commitment): string[] {
+  const { htlcs } = spec;
+  const lean = leanCommitment({
+    ...spec,
+    htlcs: {
+      ids: htlcs.map(({ id }) => id),
+      offered: htlcs.map(({ direction }) => direction === "offered"),
+      amounts: htlcs.map(({ amount }) => amount),
+      paymentHashes: concatBytes(...htlcs.map(({ paymentHash }) => paymentHash)),
+      cltvExpiries: htlcs.map(({ cltvExpiry }) => cltvExpiry),
+    },
+  });
+  assert(lean.ok);
+  return [
+    der(ecc().signEcdsa(lean.value.sighash, FUNDING_SECRETS.other)),
+    ...lean.value.htlcs.map(({ sighash }) => der(ecc().signEcdsa(sighash, HTLC_SECRETS.other))),
+  ];
+}
+
 assert.equal(appendixC.cases.length, 16);
 for (const vector of appendixC.cases) {
   Deno.test(`BOLT 3 appendix C: ${vector.name}, feerate ${vector.feeratePerKw}`, () => {
@@ -165,6 +186,10 @@ for (const vector of appendixC.cases) {
     assert.equal(der(signatures.other), vector.remoteSignature);
     assert.equal(signedHex(commitment.tx, commitmentWitness(commitment, signatures)), vector.tx);
     assert.deepEqual(signedHtlcs(commitment), vector.htlcTxs);
+    assert.deepEqual(leanSignatures(commitment), [
+      vector.remoteSignature,
+      ...vector.htlcTxs.map(({ remoteSignature }) => remoteSignature),
+    ]);
     if (vector.baseFeeSat !== undefined) assert.equal(commitment.baseFee, BigInt(vector.baseFeeSat));
     if (vector.feeSat !== undefined) assert.equal(commitment.fee, BigInt(vector.feeSat));
     assert.equal(commitment.htlcOutputs.length + commitment.trimmed.length, vector.htlcIds.length);
@@ -182,6 +207,10 @@ for (const vector of appendixF.cases) {
       signedHtlcs(commitment).map(({ remoteSignature, tx }) => ({ remoteSignature, tx })),
       vector.htlcTxs,
     );
+    assert.deepEqual(leanSignatures(commitment), [
+      vector.remoteSignature,
+      ...vector.htlcTxs.map(({ remoteSignature }) => remoteSignature),
+    ]);
   });
 }
 
