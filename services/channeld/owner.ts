@@ -3,8 +3,8 @@
  * in order. Whatever goes wrong ends the ownership: memory never goes on where it differs from the rows.
  */
 import { bytesToHex } from "@noble/hashes/utils.js";
-import { fromRows, paused, step } from "bolt/channel/machine.ts";
-import type { ChannelAction, ChannelInput, ChannelMachine, ChannelStep } from "bolt/channel/types.ts";
+import { fromRows, paused, step } from "bolt/channel/before/machine.ts";
+import type { ChannelAction, ChannelInput, ChannelMachine, ChannelStep } from "bolt/channel/before/types.ts";
 import { unreachable } from "bolt/result.ts";
 import { Features, isNegotiated } from "bolt/wire/features.ts";
 import { decodeMessage } from "bolt/wire/messages.ts";

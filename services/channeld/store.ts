@@ -6,7 +6,7 @@ import type {
   FundingOnChain,
   LockedChannel,
   OpenState,
-} from "bolt/channel/types.ts";
+} from "bolt/channel/before/types.ts";
 import { unreachable } from "bolt/result.ts";
 import { feerate, msat, sat } from "bolt/units.ts";
 import type { Sql } from "common/pg/client.ts";
