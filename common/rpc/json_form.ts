@@ -104,7 +104,24 @@ function reflectToJson(message: ReflectMessage): Json {
       const [txid, index] = message.fields.map((field) => itemToJson(field, message.get(field)));
       return `${txid}:${index}`;
     }
+    case Form.TLVS:
+      return Object.fromEntries(
+        onlyList(message).map((entry) => {
+          const [type, value] = message.fields[0]!.message!.fields;
+          const record = entry as ReflectMessage;
+          return [String(record.get(type!)), itemToJson(value!, record.get(value!))];
+        }),
+      );
+    case Form.LIST:
+      return onlyList(message).map((entry) => itemToJson(message.fields[0]!, entry));
   }
+}
+
+/** The items of a message that is one list. */
+function onlyList(message: ReflectMessage): unknown[] {
+  const field = message.fields[0];
+  if (field?.fieldKind !== "list") throw new Error(`${message.desc.typeName} is no list`);
+  return [...message.get(field)];
 }
 
 /** The JSON object of a message. */
@@ -126,6 +143,14 @@ function integer(name: string, value: Json, min: bigint, max: bigint): bigint {
   return number;
 }
 
+function decimal(name: string, value: Json): number {
+  const text = typeof value === "string" || typeof value === "number" || typeof value === "bigint"
+    ? String(value)
+    : "";
+  if (!/^-?\d{1,15}(\.\d{1,15})?$/.test(text)) throw wrong(name, "a number", value);
+  return Number(text);
+}
+
 function scalar(name: string, type: ScalarType, value: Json): unknown {
   switch (type) {
     case ScalarType.BOOL:
@@ -145,6 +170,8 @@ function scalar(name: string, type: ScalarType, value: Json): unknown {
       return Number(integer(name, value, 0n, BigInt(MAX_U32)));
     case ScalarType.UINT64:
       return integer(name, value, 0n, MAX_U64);
+    case ScalarType.DOUBLE:
+      return decimal(name, value);
     default:
       throw new Error(`${name}: no parameter has type ${ScalarType[type]}`);
   }
@@ -225,6 +252,37 @@ function outpoint(name: string, desc: DescMessage, value: Json): ReflectMessage 
   return message;
 }
 
+/** {"133773310": "beef"}. */
+function tlvs(name: string, desc: DescMessage, value: Json): ReflectMessage {
+  const message = reflect(desc);
+  const [field] = desc.fields;
+  if (!isJsonObject(value)) throw wrong(name, "an object of type to hex", value);
+  if (field?.fieldKind !== "list" || field.message === undefined) {
+    throw new Error(`${desc.typeName} is no list`);
+  }
+  for (const [type, hex] of Object.entries(value)) {
+    const record = reflect(field.message);
+    const [number, bytes] = field.message.fields;
+    record.set(number!, item(number!, `${name}.${shown(type)}`, type));
+    record.set(bytes!, item(bytes!, `${name}.${shown(type)}`, hex));
+    message.get(field).add(record);
+  }
+  return message;
+}
+
+/** An object with the names of a message's fields; others are refused. */
+function object(name: string, desc: DescMessage, value: Json): ReflectMessage {
+  if (!isJsonObject(value)) throw wrong(name, "an object", value);
+  const message = reflect(desc);
+  const fields = new Map(desc.fields.map((field) => [jsonName(field), field]));
+  for (const [key, member] of Object.entries(value)) {
+    const field = fields.get(key);
+    if (field === undefined) throw new ParameterError(name, `${name}: unknown member: ${shown(key)}`);
+    if (member !== null) setField(message, field, member, `${name}.${key}`);
+  }
+  return message;
+}
+
 function item(field: DescField, name: string, value: Json): unknown {
   if (field.enum !== undefined) return enumNumber(name, field.enum, value);
   if (field.message !== undefined) {
@@ -238,8 +296,15 @@ function item(field: DescField, name: string, value: Json): unknown {
         return feerate(name, field.message, value);
       case Form.OUTPOINT:
         return outpoint(name, field.message, value);
+      case Form.TLVS:
+        return tlvs(name, field.message, value);
+      case Form.LIST: {
+        const message = reflect(field.message);
+        for (const only of field.message.fields) setField(message, only, value, name);
+        return message;
+      }
       case Form.UNSPECIFIED:
-        throw new Error(`${name}: no parameter is an object`);
+        return object(name, field.message, value);
     }
   }
   if (field.scalar === undefined) throw new Error(`${name}: no parameter is a map`);
@@ -263,8 +328,7 @@ function listOf(name: string, value: Json): readonly Json[] {
   return items;
 }
 
-function setField(message: ReflectMessage, field: DescField, value: Json): void {
-  const name = jsonName(field);
+function setField(message: ReflectMessage, field: DescField, value: Json, name = jsonName(field)): void {
   if (field.fieldKind !== "list") {
     message.set(field, item(field, name, value));
     return;

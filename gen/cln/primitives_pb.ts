@@ -13,7 +13,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file cln/primitives.proto.
  */
 export const file_cln_primitives: GenFile = /*@__PURE__*/
-  fileDesc("ChRjbG4vcHJpbWl0aXZlcy5wcm90bxIDY2xuIhwKBkFtb3VudBIMCgRtc2F0GAEgASgEOgSItRgBIkoKC0Ftb3VudE9yQWxsEh0KBmFtb3VudBgBIAEoCzILLmNsbi5BbW91bnRIABINCgNhbGwYAiABKAhIADoEiLUYAkIHCgV2YWx1ZSIuCghPdXRwb2ludBIMCgR0eGlkGAEgASgMEg4KBm91dG51bRgCIAEoDToEiLUYBCJuCgdGZWVyYXRlEg4KBHNsb3cYASABKAhIABIQCgZub3JtYWwYAiABKAhIABIQCgZ1cmdlbnQYAyABKAhIABIPCgVwZXJrYhgEIAEoDUgAEg8KBXBlcmt3GAUgASgNSAA6BIi1GANCBwoFc3R5bGUq1AUKDENoYW5uZWxTdGF0ZRIaCghPcGVuaW5nZBAAGgyKtRgIT1BFTklOR0QSOAoWQ2hhbm5lbGRBd2FpdGluZ0xvY2tpbhABGhyKtRgYQ0hBTk5FTERfQVdBSVRJTkdfTE9DS0lOEicKDkNoYW5uZWxkTm9ybWFsEAIaE4q1GA9DSEFOTkVMRF9OT1JNQUwSNAoUQ2hhbm5lbGRTaHV0dGluZ0Rvd24QAxoairUYFkNIQU5ORUxEX1NIVVRUSU5HX0RPV04SMQoTQ2xvc2luZ2RTaWdleGNoYW5nZRAEGhiKtRgUQ0xPU0lOR0RfU0lHRVhDSEFOR0USKwoQQ2xvc2luZ2RDb21wbGV0ZRAFGhWKtRgRQ0xPU0lOR0RfQ09NUExFVEUSLwoSQXdhaXRpbmdVbmlsYXRlcmFsEAYaF4q1GBNBV0FJVElOR19VTklMQVRFUkFMEiwKEEZ1bmRpbmdTcGVuZFNlZW4QBxoWirUYEkZVTkRJTkdfU1BFTkRfU0VFThIYCgdPbmNoYWluEAgaC4q1GAdPTkNIQUlOEi4KEUR1YWxvcGVuZE9wZW5Jbml0EAkaF4q1GBNEVUFMT1BFTkRfT1BFTl9JTklUEjoKF0R1YWxvcGVuZEF3YWl0aW5nTG9ja2luEAoaHYq1GBlEVUFMT1BFTkRfQVdBSVRJTkdfTE9DS0lOEjgKFkNoYW5uZWxkQXdhaXRpbmdTcGxpY2UQCxocirUYGENIQU5ORUxEX0FXQUlUSU5HX1NQTElDRRI4ChZEdWFsb3BlbmRPcGVuQ29tbWl0dGVkEAwaHIq1GBhEVUFMT1BFTkRfT1BFTl9DT01NSVRURUQSPgoZRHVhbG9wZW5kT3BlbkNvbW1pdHRSZWFkeRANGh+KtRgbRFVBTE9QRU5EX09QRU5fQ09NTUlUX1JFQURZEhYKBkNsb3NlZBAOGgqKtRgGQ0xPU0VEKrMCCg9DaGFubmVsVHlwZU5hbWUSNAoVc3RhdGljX3JlbW90ZWtleV9ldmVuEAAaGYq1GBVzdGF0aWNfcmVtb3Rla2V5L2V2ZW4SMAoTYW5jaG9yX291dHB1dHNfZXZlbhABGheKtRgTYW5jaG9yX291dHB1dHMvZXZlbhJECh1hbmNob3JzX3plcm9fZmVlX2h0bGNfdHhfZXZlbhACGiGKtRgdYW5jaG9yc196ZXJvX2ZlZV9odGxjX3R4L2V2ZW4SKAoPc2NpZF9hbGlhc19ldmVuEAMaE4q1GA9zY2lkX2FsaWFzL2V2ZW4SJAoNemVyb2NvbmZfZXZlbhAEGhGKtRgNemVyb2NvbmYvZXZlbhIiCgxhbmNob3JzX2V2ZW4QBRoQirUYDGFuY2hvcnMvZXZlbiokCgtDaGFubmVsU2lkZRIJCgVMT0NBTBAAEgoKBlJFTU9URRABKs8HCglIdGxjU3RhdGUSIgoLU2VudEFkZEh0bGMQABoRirUYDVNFTlRfQUREX0hUTEMSJgoNU2VudEFkZENvbW1pdBABGhOKtRgPU0VOVF9BRERfQ09NTUlUEi4KEVJjdmRBZGRSZXZvY2F0aW9uEAIaF4q1GBNSQ1ZEX0FERF9SRVZPQ0FUSU9OEi0KEFJjdmRBZGRBY2tDb21taXQQAxoXirUYE1JDVkRfQUREX0FDS19DT01NSVQSNQoUU2VudEFkZEFja1Jldm9jYXRpb24QBBobirUYF1NFTlRfQUREX0FDS19SRVZPQ0FUSU9OEjUKFFJjdmRBZGRBY2tSZXZvY2F0aW9uEAUaG4q1GBdSQ1ZEX0FERF9BQ0tfUkVWT0NBVElPThIoCg5SY3ZkUmVtb3ZlSHRsYxAGGhSKtRgQUkNWRF9SRU1PVkVfSFRMQxIsChBSY3ZkUmVtb3ZlQ29tbWl0EAcaFoq1GBJSQ1ZEX1JFTU9WRV9DT01NSVQSNAoUU2VudFJlbW92ZVJldm9jYXRpb24QCBoairUYFlNFTlRfUkVNT1ZFX1JFVk9DQVRJT04SMwoTU2VudFJlbW92ZUFja0NvbW1pdBAJGhqKtRgWU0VOVF9SRU1PVkVfQUNLX0NPTU1JVBI7ChdSY3ZkUmVtb3ZlQWNrUmV2b2NhdGlvbhAKGh6KtRgaUkNWRF9SRU1PVkVfQUNLX1JFVk9DQVRJT04SIgoLUmN2ZEFkZEh0bGMQCxoRirUYDVJDVkRfQUREX0hUTEMSJgoNUmN2ZEFkZENvbW1pdBAMGhOKtRgPUkNWRF9BRERfQ09NTUlUEi4KEVNlbnRBZGRSZXZvY2F0aW9uEA0aF4q1GBNTRU5UX0FERF9SRVZPQ0FUSU9OEi0KEFNlbnRBZGRBY2tDb21taXQQDhoXirUYE1NFTlRfQUREX0FDS19DT01NSVQSKAoOU2VudFJlbW92ZUh0bGMQDxoUirUYEFNFTlRfUkVNT1ZFX0hUTEMSLAoQU2VudFJlbW92ZUNvbW1pdBAQGhaKtRgSU0VOVF9SRU1PVkVfQ09NTUlUEjQKFFJjdmRSZW1vdmVSZXZvY2F0aW9uEBEaGoq1GBZSQ1ZEX1JFTU9WRV9SRVZPQ0FUSU9OEjMKE1JjdmRSZW1vdmVBY2tDb21taXQQEhoairUYFlJDVkRfUkVNT1ZFX0FDS19DT01NSVQSOwoXU2VudFJlbW92ZUFja1Jldm9jYXRpb24QExoeirUYGlNFTlRfUkVNT1ZFX0FDS19SRVZPQ0FUSU9OYgZwcm90bzM", [file_arcus_options_v1_options]);
+  fileDesc("ChRjbG4vcHJpbWl0aXZlcy5wcm90bxIDY2xuIhwKBkFtb3VudBIMCgRtc2F0GAEgASgEOgSItRgBIkoKC0Ftb3VudE9yQWxsEh0KBmFtb3VudBgBIAEoCzILLmNsbi5BbW91bnRIABINCgNhbGwYAiABKAhIADoEiLUYAkIHCgV2YWx1ZSIuCghPdXRwb2ludBIMCgR0eGlkGAEgASgMEg4KBm91dG51bRgCIAEoDToEiLUYBCJuCgdGZWVyYXRlEg4KBHNsb3cYASABKAhIABIQCgZub3JtYWwYAiABKAhIABIQCgZ1cmdlbnQYAyABKAhIABIPCgVwZXJrYhgEIAEoDUgAEg8KBXBlcmt3GAUgASgNSAA6BIi1GANCBwoFc3R5bGUiSgoLQW1vdW50T3JBbnkSHQoGYW1vdW50GAEgASgLMgsuY2xuLkFtb3VudEgAEg0KA2FueRgCIAEoCEgAOgSItRgCQgcKBXZhbHVlImgKCFJvdXRlSG9wEgoKAmlkGAEgASgMEgwKBHNjaWQYAiABKAkSHAoHZmVlYmFzZRgDIAEoCzILLmNsbi5BbW91bnQSDwoHZmVlcHJvcBgEIAEoDRITCgtleHBpcnlkZWx0YRgFIAEoDSIuCglSb3V0ZWhpbnQSGwoEaG9wcxgBIAMoCzINLmNsbi5Sb3V0ZUhvcDoEiLUYBiI0Cg1Sb3V0ZWhpbnRMaXN0Eh0KBWhpbnRzGAEgAygLMg4uY2xuLlJvdXRlaGludDoEiLUYBiKeAQoORGVjb2RlUm91dGVIb3ASDgoGcHVia2V5GAEgASgMEhgKEHNob3J0X2NoYW5uZWxfaWQYAiABKAkSIgoNZmVlX2Jhc2VfbXNhdBgDIAEoCzILLmNsbi5BbW91bnQSIwobZmVlX3Byb3BvcnRpb25hbF9taWxsaW9udGhzGAQgASgNEhkKEWNsdHZfZXhwaXJ5X2RlbHRhGAUgASgNIjoKD0RlY29kZVJvdXRlaGludBIhCgRob3BzGAEgAygLMhMuY2xuLkRlY29kZVJvdXRlSG9wOgSItRgGIkAKE0RlY29kZVJvdXRlaGludExpc3QSIwoFaGludHMYASADKAsyFC5jbG4uRGVjb2RlUm91dGVoaW50OgSItRgGIicKCFRsdkVudHJ5EgwKBHR5cGUYASABKAQSDQoFdmFsdWUYAiABKAwiMQoJVGx2U3RyZWFtEh4KB2VudHJpZXMYASADKAsyDS5jbG4uVGx2RW50cnk6BIi1GAUq1AUKDENoYW5uZWxTdGF0ZRIaCghPcGVuaW5nZBAAGgyKtRgIT1BFTklOR0QSOAoWQ2hhbm5lbGRBd2FpdGluZ0xvY2tpbhABGhyKtRgYQ0hBTk5FTERfQVdBSVRJTkdfTE9DS0lOEicKDkNoYW5uZWxkTm9ybWFsEAIaE4q1GA9DSEFOTkVMRF9OT1JNQUwSNAoUQ2hhbm5lbGRTaHV0dGluZ0Rvd24QAxoairUYFkNIQU5ORUxEX1NIVVRUSU5HX0RPV04SMQoTQ2xvc2luZ2RTaWdleGNoYW5nZRAEGhiKtRgUQ0xPU0lOR0RfU0lHRVhDSEFOR0USKwoQQ2xvc2luZ2RDb21wbGV0ZRAFGhWKtRgRQ0xPU0lOR0RfQ09NUExFVEUSLwoSQXdhaXRpbmdVbmlsYXRlcmFsEAYaF4q1GBNBV0FJVElOR19VTklMQVRFUkFMEiwKEEZ1bmRpbmdTcGVuZFNlZW4QBxoWirUYEkZVTkRJTkdfU1BFTkRfU0VFThIYCgdPbmNoYWluEAgaC4q1GAdPTkNIQUlOEi4KEUR1YWxvcGVuZE9wZW5Jbml0EAkaF4q1GBNEVUFMT1BFTkRfT1BFTl9JTklUEjoKF0R1YWxvcGVuZEF3YWl0aW5nTG9ja2luEAoaHYq1GBlEVUFMT1BFTkRfQVdBSVRJTkdfTE9DS0lOEjgKFkNoYW5uZWxkQXdhaXRpbmdTcGxpY2UQCxocirUYGENIQU5ORUxEX0FXQUlUSU5HX1NQTElDRRI4ChZEdWFsb3BlbmRPcGVuQ29tbWl0dGVkEAwaHIq1GBhEVUFMT1BFTkRfT1BFTl9DT01NSVRURUQSPgoZRHVhbG9wZW5kT3BlbkNvbW1pdHRSZWFkeRANGh+KtRgbRFVBTE9QRU5EX09QRU5fQ09NTUlUX1JFQURZEhYKBkNsb3NlZBAOGgqKtRgGQ0xPU0VEKrMCCg9DaGFubmVsVHlwZU5hbWUSNAoVc3RhdGljX3JlbW90ZWtleV9ldmVuEAAaGYq1GBVzdGF0aWNfcmVtb3Rla2V5L2V2ZW4SMAoTYW5jaG9yX291dHB1dHNfZXZlbhABGheKtRgTYW5jaG9yX291dHB1dHMvZXZlbhJECh1hbmNob3JzX3plcm9fZmVlX2h0bGNfdHhfZXZlbhACGiGKtRgdYW5jaG9yc196ZXJvX2ZlZV9odGxjX3R4L2V2ZW4SKAoPc2NpZF9hbGlhc19ldmVuEAMaE4q1GA9zY2lkX2FsaWFzL2V2ZW4SJAoNemVyb2NvbmZfZXZlbhAEGhGKtRgNemVyb2NvbmYvZXZlbhIiCgxhbmNob3JzX2V2ZW4QBRoQirUYDGFuY2hvcnMvZXZlbiokCgtDaGFubmVsU2lkZRIJCgVMT0NBTBAAEgoKBlJFTU9URRABKs8HCglIdGxjU3RhdGUSIgoLU2VudEFkZEh0bGMQABoRirUYDVNFTlRfQUREX0hUTEMSJgoNU2VudEFkZENvbW1pdBABGhOKtRgPU0VOVF9BRERfQ09NTUlUEi4KEVJjdmRBZGRSZXZvY2F0aW9uEAIaF4q1GBNSQ1ZEX0FERF9SRVZPQ0FUSU9OEi0KEFJjdmRBZGRBY2tDb21taXQQAxoXirUYE1JDVkRfQUREX0FDS19DT01NSVQSNQoUU2VudEFkZEFja1Jldm9jYXRpb24QBBobirUYF1NFTlRfQUREX0FDS19SRVZPQ0FUSU9OEjUKFFJjdmRBZGRBY2tSZXZvY2F0aW9uEAUaG4q1GBdSQ1ZEX0FERF9BQ0tfUkVWT0NBVElPThIoCg5SY3ZkUmVtb3ZlSHRsYxAGGhSKtRgQUkNWRF9SRU1PVkVfSFRMQxIsChBSY3ZkUmVtb3ZlQ29tbWl0EAcaFoq1GBJSQ1ZEX1JFTU9WRV9DT01NSVQSNAoUU2VudFJlbW92ZVJldm9jYXRpb24QCBoairUYFlNFTlRfUkVNT1ZFX1JFVk9DQVRJT04SMwoTU2VudFJlbW92ZUFja0NvbW1pdBAJGhqKtRgWU0VOVF9SRU1PVkVfQUNLX0NPTU1JVBI7ChdSY3ZkUmVtb3ZlQWNrUmV2b2NhdGlvbhAKGh6KtRgaUkNWRF9SRU1PVkVfQUNLX1JFVk9DQVRJT04SIgoLUmN2ZEFkZEh0bGMQCxoRirUYDVJDVkRfQUREX0hUTEMSJgoNUmN2ZEFkZENvbW1pdBAMGhOKtRgPUkNWRF9BRERfQ09NTUlUEi4KEVNlbnRBZGRSZXZvY2F0aW9uEA0aF4q1GBNTRU5UX0FERF9SRVZPQ0FUSU9OEi0KEFNlbnRBZGRBY2tDb21taXQQDhoXirUYE1NFTlRfQUREX0FDS19DT01NSVQSKAoOU2VudFJlbW92ZUh0bGMQDxoUirUYEFNFTlRfUkVNT1ZFX0hUTEMSLAoQU2VudFJlbW92ZUNvbW1pdBAQGhaKtRgSU0VOVF9SRU1PVkVfQ09NTUlUEjQKFFJjdmRSZW1vdmVSZXZvY2F0aW9uEBEaGoq1GBZSQ1ZEX1JFTU9WRV9SRVZPQ0FUSU9OEjMKE1JjdmRSZW1vdmVBY2tDb21taXQQEhoairUYFlJDVkRfUkVNT1ZFX0FDS19DT01NSVQSOwoXU2VudFJlbW92ZUFja1Jldm9jYXRpb24QExoeirUYGlNFTlRfUkVNT1ZFX0FDS19SRVZPQ0FUSU9OYgZwcm90bzM", [file_arcus_options_v1_options]);
 
 /**
  * An amount in millisatoshi. Amounts on the chain are whole satoshi: others are refused there.
@@ -137,6 +137,224 @@ export type Feerate = Message<"cln.Feerate"> & {
  */
 export const FeerateSchema: GenMessage<Feerate> = /*@__PURE__*/
   messageDesc(file_cln_primitives, 3);
+
+/**
+ * An amount, or whatever the payer likes.
+ *
+ * @generated from message cln.AmountOrAny
+ */
+export type AmountOrAny = Message<"cln.AmountOrAny"> & {
+  /**
+   * @generated from oneof cln.AmountOrAny.value
+   */
+  value: {
+    /**
+     * @generated from field: cln.Amount amount = 1;
+     */
+    value: Amount;
+    case: "amount";
+  } | {
+    /**
+     * @generated from field: bool any = 2;
+     */
+    value: boolean;
+    case: "any";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message cln.AmountOrAny.
+ * Use `create(AmountOrAnySchema)` to create a new message.
+ */
+export const AmountOrAnySchema: GenMessage<AmountOrAny> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 4);
+
+/**
+ * One channel of a route hint, as a caller gives it.
+ *
+ * @generated from message cln.RouteHop
+ */
+export type RouteHop = Message<"cln.RouteHop"> & {
+  /**
+   * @generated from field: bytes id = 1;
+   */
+  id: Uint8Array;
+
+  /**
+   * @generated from field: string scid = 2;
+   */
+  scid: string;
+
+  /**
+   * @generated from field: cln.Amount feebase = 3;
+   */
+  feebase?: Amount | undefined;
+
+  /**
+   * @generated from field: uint32 feeprop = 4;
+   */
+  feeprop: number;
+
+  /**
+   * @generated from field: uint32 expirydelta = 5;
+   */
+  expirydelta: number;
+};
+
+/**
+ * Describes the message cln.RouteHop.
+ * Use `create(RouteHopSchema)` to create a new message.
+ */
+export const RouteHopSchema: GenMessage<RouteHop> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 5);
+
+/**
+ * @generated from message cln.Routehint
+ */
+export type Routehint = Message<"cln.Routehint"> & {
+  /**
+   * @generated from field: repeated cln.RouteHop hops = 1;
+   */
+  hops: RouteHop[];
+};
+
+/**
+ * Describes the message cln.Routehint.
+ * Use `create(RoutehintSchema)` to create a new message.
+ */
+export const RoutehintSchema: GenMessage<Routehint> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 6);
+
+/**
+ * @generated from message cln.RoutehintList
+ */
+export type RoutehintList = Message<"cln.RoutehintList"> & {
+  /**
+   * @generated from field: repeated cln.Routehint hints = 1;
+   */
+  hints: Routehint[];
+};
+
+/**
+ * Describes the message cln.RoutehintList.
+ * Use `create(RoutehintListSchema)` to create a new message.
+ */
+export const RoutehintListSchema: GenMessage<RoutehintList> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 7);
+
+/**
+ * One channel of a route hint, as an invoice has it.
+ *
+ * @generated from message cln.DecodeRouteHop
+ */
+export type DecodeRouteHop = Message<"cln.DecodeRouteHop"> & {
+  /**
+   * @generated from field: bytes pubkey = 1;
+   */
+  pubkey: Uint8Array;
+
+  /**
+   * @generated from field: string short_channel_id = 2;
+   */
+  shortChannelId: string;
+
+  /**
+   * @generated from field: cln.Amount fee_base_msat = 3;
+   */
+  feeBaseMsat?: Amount | undefined;
+
+  /**
+   * @generated from field: uint32 fee_proportional_millionths = 4;
+   */
+  feeProportionalMillionths: number;
+
+  /**
+   * @generated from field: uint32 cltv_expiry_delta = 5;
+   */
+  cltvExpiryDelta: number;
+};
+
+/**
+ * Describes the message cln.DecodeRouteHop.
+ * Use `create(DecodeRouteHopSchema)` to create a new message.
+ */
+export const DecodeRouteHopSchema: GenMessage<DecodeRouteHop> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 8);
+
+/**
+ * @generated from message cln.DecodeRoutehint
+ */
+export type DecodeRoutehint = Message<"cln.DecodeRoutehint"> & {
+  /**
+   * @generated from field: repeated cln.DecodeRouteHop hops = 1;
+   */
+  hops: DecodeRouteHop[];
+};
+
+/**
+ * Describes the message cln.DecodeRoutehint.
+ * Use `create(DecodeRoutehintSchema)` to create a new message.
+ */
+export const DecodeRoutehintSchema: GenMessage<DecodeRoutehint> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 9);
+
+/**
+ * @generated from message cln.DecodeRoutehintList
+ */
+export type DecodeRoutehintList = Message<"cln.DecodeRoutehintList"> & {
+  /**
+   * @generated from field: repeated cln.DecodeRoutehint hints = 1;
+   */
+  hints: DecodeRoutehint[];
+};
+
+/**
+ * Describes the message cln.DecodeRoutehintList.
+ * Use `create(DecodeRoutehintListSchema)` to create a new message.
+ */
+export const DecodeRoutehintListSchema: GenMessage<DecodeRoutehintList> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 10);
+
+/**
+ * One record of a TLV stream.
+ *
+ * @generated from message cln.TlvEntry
+ */
+export type TlvEntry = Message<"cln.TlvEntry"> & {
+  /**
+   * @generated from field: uint64 type = 1;
+   */
+  type: bigint;
+
+  /**
+   * @generated from field: bytes value = 2;
+   */
+  value: Uint8Array;
+};
+
+/**
+ * Describes the message cln.TlvEntry.
+ * Use `create(TlvEntrySchema)` to create a new message.
+ */
+export const TlvEntrySchema: GenMessage<TlvEntry> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 11);
+
+/**
+ * @generated from message cln.TlvStream
+ */
+export type TlvStream = Message<"cln.TlvStream"> & {
+  /**
+   * @generated from field: repeated cln.TlvEntry entries = 1;
+   */
+  entries: TlvEntry[];
+};
+
+/**
+ * Describes the message cln.TlvStream.
+ * Use `create(TlvStreamSchema)` to create a new message.
+ */
+export const TlvStreamSchema: GenMessage<TlvStream> = /*@__PURE__*/
+  messageDesc(file_cln_primitives, 12);
 
 /**
  * Where a channel is in its life. DualopendOpenInit is a negotiation without a signed attempt: it is in no

@@ -10,6 +10,7 @@ import { listconfigsJson } from "./configs.ts";
 import type { Handlers } from "./handlers.ts";
 import { nodeCommands } from "./node_commands.ts";
 import type { ApiParts } from "./parts.ts";
+import { paymentCommands } from "./payment_commands.ts";
 import { peerCommands } from "./peer_commands.ts";
 import { unknownCommand, withClnCode } from "./refusals.ts";
 import { walletCommands } from "./wallet_commands.ts";
@@ -72,6 +73,7 @@ export function methodTable(parts: ApiParts): Table {
     ...peerCommands(parts),
     ...walletCommands(parts),
     ...channelCommands(parts),
+    ...paymentCommands(),
   };
   // The type of `handlers` ties every method to its code; by name only the code is left.
   const code = handlers as unknown as Readonly<Record<string, AnyHandler>>;
