@@ -5,8 +5,8 @@ import { printable } from "./print.ts";
 
 const TICK_MS = 250;
 const FRAMES = ["|", "/", "-", "\\"];
-/** A line that is longer than the terminal could not be written over. */
-const MAX_SUBJECT = 40;
+/** Keeps the line below 80 columns: one that a terminal breaks could not be written over. */
+const MAX_SUBJECT = 24;
 
 /** Where the progress goes. */
 export interface Screen {
