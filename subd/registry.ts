@@ -20,6 +20,7 @@ import {
   type Released_Reason,
   type SubdWelcome,
 } from "gen/arcus/subd/v1/subd_pb.ts";
+import type { Hello, HelloSchema } from "gen/arcus/types/v1/types_pb.ts";
 import type { NodeRow } from "./fence.ts";
 import type { Assigned, Ended, SubdOwner } from "./owner.ts";
 import type { NodeFacts, Owners } from "./owners.ts";
@@ -48,6 +49,8 @@ export interface RegistryOptions {
   loadNode(): Promise<NodeRow | undefined>;
   /** Another node's database or lightningd: the process must end. */
   onStranger(detail: string): void;
+  /** lightningd is the one to obey, until the next welcome. */
+  onWelcome(node: NodeFacts): void;
   timer(ms: number, callback: () => void): () => void;
 }
 
@@ -143,7 +146,7 @@ export class RegistryClient<O extends SubdOwner> {
       welcomed.reject(new Error("the stream ended before the welcome"));
       this.#lost(stream, error);
     });
-    stream.write(this.#hello());
+    stream.write(this.#register());
   }
 
   #lost(stream: Stream, error: ArcusError | undefined): void {
@@ -154,25 +157,36 @@ export class RegistryClient<O extends SubdOwner> {
     this.#cancelRetry = this.options.timer(RETRY_MS, () => this.#connect());
   }
 
-  #hello(): MessageInitShape<typeof RegisterRequestSchema> {
-    const { daemon, instance, capacity, chainHash } = this.options;
+  /** Who this replica is, for the first message of a stream. */
+  hello(): MessageInitShape<typeof HelloSchema> {
+    const { daemon, instance, chainHash } = this.options;
+    return {
+      daemon,
+      build: VERSION,
+      contractVersion: CONTRACT_VERSION,
+      instance,
+      nodeId: this.#node?.nodeId ?? new Uint8Array(),
+      chainHash,
+      databaseId: this.#databaseId,
+      leaderEpoch: 0n,
+    };
+  }
+
+  /** Whether a hello on another stream is of the lightningd that is obeyed. */
+  obeys(hello: Hello): boolean {
+    return this.#node !== null && hello.leaderEpoch >= this.#leaderEpoch &&
+      sameBytes(hello.databaseId, this.#databaseId);
+  }
+
+  #register(): MessageInitShape<typeof RegisterRequestSchema> {
     return {
       message: {
         case: "hello",
         value: {
-          hello: {
-            daemon,
-            build: VERSION,
-            contractVersion: CONTRACT_VERSION,
-            instance,
-            nodeId: this.#node?.nodeId ?? new Uint8Array(),
-            chainHash,
-            databaseId: this.#databaseId,
-            leaderEpoch: 0n,
-          },
+          hello: this.hello(),
           grpcAddress: this.#address,
           held: this.#owners?.held() ?? [],
-          capacity,
+          capacity: this.options.capacity,
         },
       },
     };
@@ -187,7 +201,8 @@ export class RegistryClient<O extends SubdOwner> {
     if (message.case === "welcome") {
       const node = await this.#welcome(message.value);
       if (node === undefined) return stream.cancel();
-      return welcomed.resolve(node);
+      welcomed.resolve(node);
+      return this.options.onWelcome(node);
     }
     const node = await welcomed.promise.catch(() => undefined);
     const owners = this.#owners;

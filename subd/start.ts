@@ -70,6 +70,8 @@ export interface SubdRooms<O extends SubdOwner> {
   faces(owners: Owners<O>): ImplementedService[];
   /** It serves, and is about to register. */
   started?(owners: Owners<O>): void;
+  /** lightningd welcomed this replica: at first, and after each time that it was away. */
+  welcomed?(node: NodeFacts): void;
   /** Nothing is owned any more: ends what it opened itself. */
   stopped?(): Promise<void>;
 }
@@ -109,6 +111,7 @@ export async function startSubd<O extends SubdOwner>(
     chainHash: chainHash(config.network),
     loadNode: () => loadNode(database.sql),
     onStranger: config.onFatal,
+    onWelcome: (node) => rooms.welcomed?.(node),
     timer,
   });
   const ended = (owner: O, how: Ended) => {
