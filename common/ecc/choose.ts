@@ -98,9 +98,12 @@ export function chooseEcc(options: ChooseEccOptions): ChosenEcc {
   }
   for (const library of options.candidates ?? libraryCandidates(options.env)) {
     try {
-      const provider = openSecp256k1(library, crypto.getRandomValues(new Uint8Array(SEED_LENGTH)));
+      const provider = openSecp256k1(library, crypto.getRandomValues(new Uint8Array(SEED_LENGTH)), fallback);
       const failure = selfTest(provider, fallback);
-      if (failure === null) return { provider, description: `libsecp256k1 (${library})` };
+      if (failure === null) {
+        const without = provider.ownRecovery ? "" : `; keys are recovered by ${fallback.name}`;
+        return { provider, description: `libsecp256k1 (${library}${without})` };
+      }
       provider.close();
       log(`${library} failed its self-test: ${failure}`);
     } catch (error) {

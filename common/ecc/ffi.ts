@@ -35,18 +35,26 @@ const SYMBOLS = {
   secp256k1_ecdsa_verify: { parameters: ["pointer", "buffer", "buffer", "buffer"], result: "i32" },
   secp256k1_ecdsa_signature_parse_compact: { parameters: ["pointer", "buffer", "buffer"], result: "i32" },
   secp256k1_ecdsa_signature_serialize_compact: { parameters: ["pointer", "buffer", "buffer"], result: "i32" },
+  // The recovery module is built in only when asked for.
   secp256k1_ecdsa_sign_recoverable: {
     parameters: ["pointer", "buffer", "buffer", "buffer", "pointer", "pointer"],
     result: "i32",
+    optional: true,
   },
-  secp256k1_ecdsa_recover: { parameters: ["pointer", "buffer", "buffer", "buffer"], result: "i32" },
+  secp256k1_ecdsa_recover: {
+    parameters: ["pointer", "buffer", "buffer", "buffer"],
+    result: "i32",
+    optional: true,
+  },
   secp256k1_ecdsa_recoverable_signature_parse_compact: {
     parameters: ["pointer", "buffer", "buffer", "i32"],
     result: "i32",
+    optional: true,
   },
   secp256k1_ecdsa_recoverable_signature_serialize_compact: {
     parameters: ["pointer", "buffer", "buffer", "buffer"],
     result: "i32",
+    optional: true,
   },
   secp256k1_keypair_create: { parameters: ["pointer", "buffer", "buffer"], result: "i32" },
   secp256k1_schnorrsig_sign32: {
@@ -75,18 +83,24 @@ const OPAQUE_KEYPAIR = 96;
 const MAX_RECOVERY_ID = 3;
 const ODD = 0x03;
 
+/** What stands in for a library's recovery module. */
+export type Recovery = Pick<CurveProvider, "signRecoverable" | "recover">;
+
 /** A provider that holds a loaded library. */
 export interface FfiProvider extends CurveProvider {
+  /** Whether the library itself makes and reads signatures that name their key. */
+  readonly ownRecovery: boolean;
   /** Frees the context and unloads the library; no method may be called afterwards. */
   close(): void;
 }
 
 /**
  * Loads the library and makes a provider with a context of its own, blinded with `seed` (32 random bytes, against side
- * channels; copied and wiped here, the caller's bytes stay). Throws an Error if the library does not load, lacks a
- * symbol (recovery, ecdh, extrakeys and schnorrsig are needed), or refuses the context. Needs the `ffi` permission.
+ * channels; copied and wiped here, the caller's bytes stay). `recovery` serves where the library was built without that
+ * module. Throws an Error if the library does not load, lacks a symbol (ecdh, extrakeys and schnorrsig are needed, and
+ * recovery if `recovery` is not given), or refuses the context. Needs the `ffi` permission.
  */
-export function openSecp256k1(library: string, seed: Uint8Array): FfiProvider {
+export function openSecp256k1(library: string, seed: Uint8Array, recovery?: Recovery): FfiProvider {
   if (seed.length !== SCALAR) throw new RangeError("the blinding seed has 32 bytes");
   const lib = Deno.dlopen(library, SYMBOLS);
   const C = lib.symbols;
@@ -196,6 +210,44 @@ export function openSecp256k1(library: string, seed: Uint8Array): FfiProvider {
     return code === 1 ? secret.slice() : null;
   }
 
+  /** The recovery module, or null if the library lacks it. */
+  function ownRecovery(): Recovery | null {
+    const sign = C.secp256k1_ecdsa_sign_recoverable;
+    const recover = C.secp256k1_ecdsa_recover;
+    const parse = C.secp256k1_ecdsa_recoverable_signature_parse_compact;
+    const serialize = C.secp256k1_ecdsa_recoverable_signature_serialize_compact;
+    if (sign === null || recover === null || parse === null || serialize === null) return null;
+    return {
+      signRecoverable: (message, bytes) =>
+        wiping(() => {
+          requireSigning(message, bytes);
+          must(sign(context, recoverable, hash, secret, null, null), "ecdsa_sign_recoverable");
+          const out = new Uint8Array(SIGNATURE);
+          must(
+            serialize(context, out, outId, recoverable),
+            "ecdsa_recoverable_signature_serialize_compact",
+          );
+          return { signature: out, recoveryId: outId[0] ?? 0 };
+        }),
+
+      recover(message, bytes, recoveryId) {
+        if (bytes.length !== SIGNATURE || !loadHash(message)) return null;
+        if (!Number.isInteger(recoveryId) || recoveryId < 0 || recoveryId > MAX_RECOVERY_ID) return null;
+        signature.set(bytes);
+        const parsed = parse(context, recoverable, signature, recoveryId);
+        if (parsed !== 1 || recover(context, keyA, recoverable, hash) !== 1) return null;
+        return serializeKey(keyA);
+      },
+    };
+  }
+
+  const own = ownRecovery();
+  const makers = own ?? recovery;
+  if (makers === undefined) {
+    close();
+    throw new Error("libsecp256k1: built without the recovery module");
+  }
+
   const provider: FfiProvider = {
     name: library,
     close,
@@ -274,34 +326,9 @@ export function openSecp256k1(library: string, seed: Uint8Array): FfiProvider {
       return C.secp256k1_ecdsa_verify(context, opaqueSignature, hash, keyA) === 1;
     },
 
-    signRecoverable: (message, bytes) =>
-      wiping(() => {
-        requireSigning(message, bytes);
-        must(
-          C.secp256k1_ecdsa_sign_recoverable(context, recoverable, hash, secret, null, null),
-          "ecdsa_sign_recoverable",
-        );
-        const out = new Uint8Array(SIGNATURE);
-        must(
-          C.secp256k1_ecdsa_recoverable_signature_serialize_compact(context, out, outId, recoverable),
-          "ecdsa_recoverable_signature_serialize_compact",
-        );
-        return { signature: out, recoveryId: outId[0] ?? 0 };
-      }),
-
-    recover(message, bytes, recoveryId) {
-      if (bytes.length !== SIGNATURE || !loadHash(message)) return null;
-      if (!Number.isInteger(recoveryId) || recoveryId < 0 || recoveryId > MAX_RECOVERY_ID) return null;
-      signature.set(bytes);
-      const parsed = C.secp256k1_ecdsa_recoverable_signature_parse_compact(
-        context,
-        recoverable,
-        signature,
-        recoveryId,
-      );
-      if (parsed !== 1 || C.secp256k1_ecdsa_recover(context, keyA, recoverable, hash) !== 1) return null;
-      return serializeKey(keyA);
-    },
+    ownRecovery: own !== null,
+    signRecoverable: makers.signRecoverable,
+    recover: makers.recover,
 
     signSchnorr: (message, bytes) =>
       wiping(() => {

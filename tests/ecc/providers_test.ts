@@ -254,6 +254,44 @@ withLibrary("chooseEcc takes the first library that passes, and says which", (_p
   }
 });
 
+/** A copy of a library that has no symbol of these names. */
+async function withoutSymbols(file: string, names: readonly string[], to: string): Promise<void> {
+  const bytes = await Deno.readFile(file);
+  const text = new TextDecoder("latin1").decode(bytes);
+  for (const name of names) {
+    for (let at = text.indexOf(`${name}\0`); at !== -1; at = text.indexOf(`${name}\0`, at + 1)) {
+      bytes[at] = "x".charCodeAt(0);
+    }
+  }
+  await Deno.writeFile(to, bytes);
+}
+
+Deno.test({
+  name: "a library without the recovery module serves everything else",
+  ignore: library === null || !library.includes("/"),
+  async fn() {
+    assert.ok(library !== null);
+    const folder = await Deno.makeTempDir();
+    try {
+      const file = `${folder}/libsecp256k1.so`;
+      await withoutSymbols(library, ["secp256k1_ecdsa_recover", "secp256k1_ecdsa_sign_recoverable"], file);
+      assert.throws(() => openSecp256k1(file, SEED), /recovery module/);
+      const chosen = chooseEcc({ fallback: nobleEcc, candidates: [file] });
+      assert.equal(chosen.description, `libsecp256k1 (${file}; keys are recovered by noble)`);
+      const { provider } = chosen;
+      const made = provider.signRecoverable(SEED, scalarBytes(5n));
+      assert.deepEqual(made, nobleEcc.signRecoverable(SEED, scalarBytes(5n)));
+      assert.deepEqual(
+        provider.recover(SEED, made.signature, made.recoveryId),
+        provider.pointFromSecret(scalarBytes(5n)),
+      );
+      if ("close" in provider && typeof provider.close === "function") provider.close();
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  },
+});
+
 withLibrary("a BOLT 8 handshake says the same bytes on both providers", (provider) => {
   const [caller, called] = [scalarBytes(11n), scalarBytes(12n)];
   const run = (): readonly HandshakeAction[] => {
