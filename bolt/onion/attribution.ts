@@ -15,13 +15,25 @@ export const MAX_ATTRIBUTED_HOPS = 20;
 /** What a hold time counts in. */
 export const HOLD_TIME_UNIT_MS = 100;
 
-const HOLD_TIME_LENGTH = 4;
-const HMAC_LENGTH = 4;
-const HOLD_TIMES_LENGTH = MAX_ATTRIBUTED_HOPS * HOLD_TIME_LENGTH;
-const HMACS_LENGTH = (MAX_ATTRIBUTED_HOPS * (MAX_ATTRIBUTED_HOPS + 1) / 2) * HMAC_LENGTH;
+/** Hold times and HMACs are words of four bytes, and moved as such. */
+const WORD = 4;
+const HOLD_TIMES_LENGTH = MAX_ATTRIBUTED_HOPS * WORD;
+const HMACS_LENGTH = (MAX_ATTRIBUTED_HOPS * (MAX_ATTRIBUTED_HOPS + 1) / 2) * WORD;
 const ATTRIBUTION_LENGTH = HOLD_TIMES_LENGTH + HMACS_LENGTH;
+const WORDS = ATTRIBUTION_LENGTH / WORD;
 const MAX_HOLD_TIME = 0xffff_ffff;
 const NO_PACKET = new Uint8Array(0);
+
+/** By `y`: the words of the `y` HMACs that `hmac_0_y` covers. Each further node is one nearer to the end. */
+const DOWNSTREAM: readonly (readonly number[])[] = Array.from(
+  { length: MAX_ATTRIBUTED_HOPS },
+  (_, y) => Array.from({ length: y }, (_, k) => hmacWord(k + 1, y - (k + 1))),
+);
+/**
+ * By word: which word of the data from downstream stands there once every node is one further away; -1 for our own.
+ * Each node's HMAC for the longest route has no place any more, and the last node none at all.
+ */
+const SHIFTED: readonly number[] = shifted();
 
 /** `attribution_data` as `update_fail_htlc` and `update_fulfill_htlc` carry it. */
 export interface AttributionData {
@@ -52,15 +64,19 @@ export function addAttribution(
     throw new RangeError(`not a hold time: ${holdTime}`);
   }
   const data = new Uint8Array(ATTRIBUTION_LENGTH);
-  if (downstream !== undefined) shiftInto(data, join(downstream));
+  const words = new Uint32Array(data.buffer);
+  if (downstream !== undefined) {
+    const received = new Uint32Array(join(downstream).buffer);
+    for (let i = 0; i < WORDS; i++) if (SHIFTED[i]! >= 0) words[i] = received[SHIFTED[i]!]!;
+  }
   new DataView(data.buffer).setUint32(0, holdTime);
 
   // Every HMAC covers the packet and what the one before covers of the hold times: hash those once.
   const common = hmac.create(sha256, onionKey("um", sharedSecret)).update(packet);
   for (let y = 0; y < MAX_ATTRIBUTED_HOPS; y++) {
-    common.update(data.subarray(y * HOLD_TIME_LENGTH, (y + 1) * HOLD_TIME_LENGTH));
-    const code = common.clone().update(downstreamHmacs(data, y)).digest();
-    data.set(code.subarray(0, HMAC_LENGTH), hmacOffset(0, y));
+    common.update(data.subarray(y * WORD, (y + 1) * WORD));
+    const code = common.clone().update(downstreamHmacs(words, y)).digest();
+    data.set(code.subarray(0, WORD), hmacWord(0, y) * WORD);
   }
   applyStream(onionKey("ammagext", sharedSecret), data);
   return split(data);
@@ -68,7 +84,7 @@ export function addAttribution(
 
 /** Reads attribution data hop by hop, from the first hop on. */
 export class AttributionReader {
-  #data: Uint8Array;
+  #data: Uint8Array<ArrayBuffer>;
   readonly #positions: number;
   #hop = 0;
 
@@ -87,13 +103,14 @@ export class AttributionReader {
     const left = this.#positions - 1 - this.#hop++;
     const y = Math.max(0, left);
     const data = this.#data;
+    const words = new Uint32Array(data.buffer);
     applyStream(onionKey("ammagext", sharedSecret), data);
     const code = hmac.create(sha256, onionKey("um", sharedSecret)).update(packet)
-      .update(data.subarray(0, (y + 1) * HOLD_TIME_LENGTH)).update(downstreamHmacs(data, y)).digest();
-    const at = hmacOffset(0, y);
-    const good = sameInConstantTime(code.subarray(0, HMAC_LENGTH), data.subarray(at, at + HMAC_LENGTH));
+      .update(data.subarray(0, (y + 1) * WORD)).update(downstreamHmacs(words, y)).digest();
+    const at = hmacWord(0, y) * WORD;
+    const good = sameInConstantTime(code.subarray(0, WORD), data.subarray(at, at + WORD));
     const reported = new DataView(data.buffer).getUint32(0);
-    this.#data = unshift(data);
+    this.#data = unshift(words);
     return good && left >= 0 ? reported : null;
   }
 }
@@ -116,45 +133,36 @@ export function fulfilledHoldTimes(
   return times;
 }
 
-/** Where `hmac_x_y` begins. */
-function hmacOffset(x: number, y: number): number {
+/** Which word `hmac_x_y` is. */
+function hmacWord(x: number, y: number): number {
   const before = x * MAX_ATTRIBUTED_HOPS - x * (x - 1) / 2;
-  return HOLD_TIMES_LENGTH + (before + MAX_ATTRIBUTED_HOPS - 1 - x - y) * HMAC_LENGTH;
+  return MAX_ATTRIBUTED_HOPS + before + (MAX_ATTRIBUTED_HOPS - 1 - x - y);
 }
 
-/** The `y` HMACs behind ours that ours covers: each further node is one nearer to the end. */
-function downstreamHmacs(data: Uint8Array, y: number): Uint8Array {
-  const hmacs = new Uint8Array(y * HMAC_LENGTH);
-  for (let x = 1; x <= y; x++) {
-    const at = hmacOffset(x, y - x);
-    hmacs.set(data.subarray(at, at + HMAC_LENGTH), (x - 1) * HMAC_LENGTH);
-  }
-  return hmacs;
-}
-
-/** Every node is one further away: its HMAC for the longest route is dropped, and so is the last node. */
-function shiftInto(target: Uint8Array, data: Uint8Array): void {
-  target.set(data.subarray(0, HOLD_TIMES_LENGTH - HOLD_TIME_LENGTH), HOLD_TIME_LENGTH);
+function shifted(): number[] {
+  const from = Array.from({ length: WORDS }, () => -1);
   for (let x = 1; x < MAX_ATTRIBUTED_HOPS; x++) {
-    const longest = MAX_ATTRIBUTED_HOPS - 1 - x;
-    const from = hmacOffset(x - 1, longest);
-    target.set(data.subarray(from, from + (longest + 1) * HMAC_LENGTH), hmacOffset(x, longest));
+    from[x] = x - 1;
+    for (let y = 0; y < MAX_ATTRIBUTED_HOPS - x; y++) from[hmacWord(x, y)] = hmacWord(x - 1, y);
   }
+  return from;
 }
 
-/** The other way round, for the origin; what was dropped stays zero and is not looked at. */
-function unshift(data: Uint8Array): Uint8Array {
-  const target = new Uint8Array(ATTRIBUTION_LENGTH);
-  target.set(data.subarray(HOLD_TIME_LENGTH, HOLD_TIMES_LENGTH));
-  for (let x = 1; x < MAX_ATTRIBUTED_HOPS; x++) {
-    const longest = MAX_ATTRIBUTED_HOPS - 1 - x;
-    const from = hmacOffset(x, longest);
-    target.set(data.subarray(from, from + (longest + 1) * HMAC_LENGTH), hmacOffset(x - 1, longest));
-  }
-  return target;
+function downstreamHmacs(words: Uint32Array, y: number): Uint8Array {
+  const hmacs = new Uint32Array(y);
+  for (const [i, word] of DOWNSTREAM[y]!.entries()) hmacs[i] = words[word]!;
+  return new Uint8Array(hmacs.buffer);
 }
 
-function join({ htlc_hold_times, truncated_hmacs }: AttributionData): Uint8Array {
+/** The data as the next hop sent them; what was dropped on the way stays zero and is not looked at. */
+function unshift(words: Uint32Array): Uint8Array<ArrayBuffer> {
+  const before = new Uint32Array(WORDS);
+  for (let i = 0; i < WORDS; i++) if (SHIFTED[i]! >= 0) before[SHIFTED[i]!] = words[i]!;
+  return new Uint8Array(before.buffer);
+}
+
+/** A copy: aligned, and ours to change. */
+function join({ htlc_hold_times, truncated_hmacs }: AttributionData): Uint8Array<ArrayBuffer> {
   if (htlc_hold_times.length !== HOLD_TIMES_LENGTH || truncated_hmacs.length !== HMACS_LENGTH) {
     throw new RangeError("attribution data has 920 bytes");
   }
