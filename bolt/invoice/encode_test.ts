@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { msat } from "bolt/units.ts";
 import { shortChannelId } from "bolt/wire/short_channel_id.ts";
 import { signedInvoice, unsignedInvoice } from "bolt/invoice/encode.ts";
+import { isUnsignedInvoice } from "bolt/invoice/fields.ts";
 import type { FieldLetter, InvoiceFault, InvoiceFields, RouteHop } from "bolt/invoice/types.ts";
 
 const FIELDS: InvoiceFields = {
@@ -76,4 +77,15 @@ Deno.test("a signature has 64 bytes and names its key", () => {
     () => signedInvoice(unsigned.value, { signature: signature.slice(1), recoveryId: 0 }),
     RangeError,
   );
+});
+
+Deno.test("a signer knows an invoice from other bytes", () => {
+  const unsigned = unsignedInvoice(FIELDS);
+  assert.ok(unsigned.ok);
+  const { hrp, words } = unsigned.value;
+  assert.equal(isUnsignedInvoice(hrp, words), true);
+  assert.equal(isUnsignedInvoice("bc", words), false);
+  assert.equal(isUnsignedInvoice("lnbc0m", words), false);
+  assert.equal(isUnsignedInvoice(hrp, words.slice(0, 6)), false);
+  assert.equal(isUnsignedInvoice(hrp, Uint8Array.of(...words, 32)), false);
 });

@@ -4,6 +4,7 @@ import { sha256 } from "@noble/hashes/sha2.js";
 import { concatBytes } from "@noble/hashes/utils.js";
 import { featureBit, Features } from "bolt/wire/features.ts";
 import type { FieldLetter } from "bolt/invoice/types.ts";
+import { parsePrefix } from "bolt/invoice/prefix.ts";
 import { padWords, wordCount } from "bolt/invoice/words.ts";
 
 /** The number of each field: its letter's value in bech32. */
@@ -21,6 +22,8 @@ export const TAG: Readonly<Record<FieldLetter, number>> = {
   m: 27,
 };
 
+/** Above every word. */
+const WORD_LIMIT = 32;
 /** Words of the timestamp: 35 bits. */
 export const TIMESTAMP_WORDS = 7;
 /** Words of a field's length. */
@@ -43,8 +46,16 @@ export const UNDERSTOOD_INVOICE_FEATURES: Features = Features.of(
 );
 
 /**
+ * Whether this can be what an invoice's signature covers: a signer asks before it signs, so that its key cannot be made
+ * to sign anything else.
+ */
+export function isUnsignedInvoice(hrp: string, words: Uint8Array): boolean {
+  return parsePrefix(hrp).ok && words.length >= TIMESTAMP_WORDS && words.every((word) => word < WORD_LIMIT);
+}
+
+/**
  * The hash that the payee signs: the human-readable part and the data before the signature, filled up to whole bytes
- * (BOLT 11, data part). A signer computes it itself, so that it signs invoices and nothing else.
+ * (BOLT 11, data part). A signer computes it itself, of what {@link isUnsignedInvoice} finds good.
  */
 export function invoiceSighash(hrp: string, words: Uint8Array): Uint8Array {
   return sha256(concatBytes(new TextEncoder().encode(hrp), padWords(words)));
