@@ -5,14 +5,16 @@ import { addAttribution, type AttributionData, AttributionReader } from "bolt/on
 import { decodeFailure, encodeFailure, type FailureMessage } from "bolt/onion/failure.ts";
 import { applyStream, ONION_KEY_LENGTH, onionKey, sameInConstantTime } from "bolt/onion/keys.ts";
 import { MAX_ONION_HOPS } from "bolt/onion/packet.ts";
+import { MAX_MESSAGE_LENGTH } from "bolt/wire/messages.ts";
 
 /** Length that a failure message and its padding have at least, so that its length does not tell which it is. */
 export const MIN_FAILURE_LENGTH = 256;
-/** Longest error that a message can carry with attribution data beside it: 65535 bytes less the other fields. */
-export const MAX_REASON_WITH_ATTRIBUTION = 65_535 - (2 + 32 + 8 + 2) - (1 + 3 + 920);
+/** Longest error that `update_fail_htlc` can carry: all but its number, channel, id and length. */
+export const MAX_REASON_LENGTH = MAX_MESSAGE_LENGTH - (2 + 32 + 8 + 2);
+/** Longest error that it can carry with attribution data: another record of 920 bytes, its number and length. */
+export const MAX_REASON_WITH_ATTRIBUTION = MAX_REASON_LENGTH - (1 + 3 + 920);
 
 const LENGTH_SIZE = 2;
-const MAX_PACKET_LENGTH = 65_535;
 /** What the loop of an origin goes on with when the route has ended (BOLT 4: constant keys hide its length). */
 const NO_HOP = new Uint8Array(ONION_KEY_LENGTH);
 
@@ -150,7 +152,7 @@ function plainErrorPacket(
   const message = encodeFailure(failure);
   const padding = Math.max(0, paddedLength - message.length);
   const length = ONION_KEY_LENGTH + LENGTH_SIZE + message.length + LENGTH_SIZE + padding;
-  if (length > MAX_PACKET_LENGTH) throw new RangeError(`an error of ${length} bytes fits no message`);
+  if (length > MAX_REASON_LENGTH) throw new RangeError(`an error of ${length} bytes fits no message`);
   const packet = new Uint8Array(length);
   const view = new DataView(packet.buffer);
   view.setUint16(ONION_KEY_LENGTH, message.length);

@@ -6,6 +6,7 @@ import {
   attribute,
   createAttributableError,
   createErrorPacket,
+  MAX_REASON_LENGTH,
   MAX_REASON_WITH_ATTRIBUTION,
   obfuscate,
   relayAttributableError,
@@ -13,10 +14,12 @@ import {
 } from "bolt/onion/error_packet.ts";
 import { decodeFailure, type FailureMessage } from "bolt/onion/failure.ts";
 import { onionKey, onionStream } from "bolt/onion/keys.ts";
+import { decodeMessage, encodeMessage, MAX_MESSAGE_LENGTH, type Message } from "bolt/wire/messages.ts";
 import attributionVector from "tests/data/bolt04/attribution_data.json" with { type: "json" };
 import vector from "tests/data/bolt04/onion_error.json" with { type: "json" };
 
 const NODE_FAILURE: FailureMessage = { type: "temporary_node_failure" };
+const failHtlc = { type: "update_fail_htlc", channel_id: new Uint8Array(32), id: 0n } as const;
 const arbSecret = fc.uint8Array({ minLength: 32, maxLength: 32 });
 const arbSecrets = (maxLength: number) =>
   fc.uniqueArray(arbSecret, { minLength: 1, maxLength, selector: bytesToHex });
@@ -264,14 +267,19 @@ Deno.test("lengths: padded to 256, longer failures as they are, and nothing that
   assert.equal(createErrorPacket(secret, failure(2)).length, 256 + overhead);
   assert.equal(createErrorPacket(secret, failure(256)).length, 256 + overhead);
   assert.equal(createErrorPacket(secret, failure(257)).length, 257 + overhead);
-  assert.equal(createErrorPacket(secret, failure(65_535 - overhead)).length, 65_535);
-  assert.throws(() => createErrorPacket(secret, failure(65_536 - overhead)), RangeError);
+  const longest = createErrorPacket(secret, failure(MAX_REASON_LENGTH - overhead));
+  assert.equal(longest.length, MAX_REASON_LENGTH);
+  assert.equal(encodeMessage({ ...failHtlc, reason: longest }).length, MAX_MESSAGE_LENGTH);
+  assert.throws(() => createErrorPacket(secret, failure(MAX_REASON_LENGTH + 1 - overhead)), RangeError);
 });
 
-Deno.test("attribution data is left out where the message would be too long", () => {
+Deno.test("an error goes into its message as it is, and attribution data are left out where they do not fit", () => {
   const secret = new Uint8Array(32).fill(1);
   const longest = relayAttributableError(secret, { reason: new Uint8Array(MAX_REASON_WITH_ATTRIBUTION) }, 1);
-  assert.ok(longest.attribution_data !== undefined);
+  const message: Message = { ...failHtlc, ...longest };
+  const bytes = encodeMessage(message);
+  assert.equal(bytes.length, MAX_MESSAGE_LENGTH);
+  assert.deepEqual(decodeMessage(bytes), { ok: true, value: message });
   const longer = relayAttributableError(
     secret,
     { reason: new Uint8Array(MAX_REASON_WITH_ATTRIBUTION + 1) },

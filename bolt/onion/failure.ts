@@ -8,9 +8,9 @@ import {
   u16,
   u32,
   u64,
+  type ValuesOf,
   writeFields,
 } from "bolt/wire/codec.ts";
-import type { ValuesOf } from "bolt/wire/codec.ts";
 import { catchFault, type DecodeFault } from "bolt/wire/fault.ts";
 import { Reader } from "bolt/wire/reader.ts";
 import { encodeAll } from "bolt/wire/writer.ts";

@@ -1,8 +1,13 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { bytesToHex, concatBytes, hexToBytes } from "@noble/hashes/utils.js";
-import { decodeFailure, encodeFailure, failureCode, type FailureMessage } from "bolt/onion/failure.ts";
-import { failureOfMalformed } from "bolt/onion/failure.ts";
+import {
+  decodeFailure,
+  encodeFailure,
+  failureCode,
+  type FailureMessage,
+  failureOfMalformed,
+} from "bolt/onion/failure.ts";
 import { BADONION, FAILURE_CODES } from "bolt/onion/failure_codes.ts";
 
 const onionHash = new Uint8Array(32).fill(0xab);

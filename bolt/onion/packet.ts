@@ -5,13 +5,12 @@ import { ecc, POINT_LENGTH } from "bolt/crypto/ecc.ts";
 import { ONION_KEY_LENGTH, onionKey } from "bolt/onion/keys.ts";
 import { FAILURE_CODES } from "bolt/onion/failure_codes.ts";
 import { err, ok, type Result } from "bolt/result.ts";
+import { ONION_PACKET_LENGTH } from "bolt/wire/messages.ts";
 
 /** The only version there is. */
 export const ONION_VERSION = 0;
 /** Length of `hop_payloads`. */
 export const HOP_PAYLOADS_LENGTH = 1300;
-/** Length of an encoded packet. */
-export const ONION_LENGTH = 1 + POINT_LENGTH + HOP_PAYLOADS_LENGTH + ONION_KEY_LENGTH;
 /**
  * Hops that an onion may have: as many as fit with the smallest payloads that forward anything. An origin goes this
  * often over an error, too, however short the route (BOLT 4, Origin node).
@@ -55,7 +54,7 @@ export function malformedOnion(type: MalformedOnion["type"], onion: Uint8Array):
  */
 export function decodeOnionPacket(onion: Uint8Array): Result<OnionPacket, MalformedOnion> {
   const version = onion[0];
-  if (onion.length !== ONION_LENGTH || version !== ONION_VERSION) {
+  if (onion.length !== ONION_PACKET_LENGTH || version !== ONION_VERSION) {
     return err(malformedOnion("invalid_onion_version", onion));
   }
   const public_key = onion.subarray(KEY_OFFSET, PAYLOADS_OFFSET);
@@ -71,7 +70,7 @@ export function decodeOnionPacket(onion: Uint8Array): Result<OnionPacket, Malfor
 /** The 1366 bytes of a packet. Throws RangeError for fields of another length. */
 export function encodeOnionPacket(packet: OnionPacket): Uint8Array {
   if (!hasPacketLengths(packet)) throw new RangeError("not the fields of an onion packet");
-  const onion = new Uint8Array(ONION_LENGTH);
+  const onion = new Uint8Array(ONION_PACKET_LENGTH);
   onion[0] = packet.version;
   onion.set(packet.public_key, KEY_OFFSET);
   onion.set(packet.hop_payloads, PAYLOADS_OFFSET);

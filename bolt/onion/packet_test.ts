@@ -2,12 +2,8 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { hexToBytes } from "@noble/hashes/utils.js";
-import {
-  decodeOnionPacket,
-  encodeOnionPacket,
-  HOP_PAYLOADS_LENGTH,
-  ONION_LENGTH,
-} from "bolt/onion/packet.ts";
+import { decodeOnionPacket, encodeOnionPacket, HOP_PAYLOADS_LENGTH } from "bolt/onion/packet.ts";
+import { ONION_PACKET_LENGTH } from "bolt/wire/messages.ts";
 import vector from "tests/data/bolt04/onion.json" with { type: "json" };
 
 const onion = hexToBytes(vector.onion);
@@ -44,9 +40,9 @@ Deno.test("a key that is no point is invalid_onion_key", () => {
 });
 
 Deno.test("any other bytes are read or named, never thrown at", () => {
-  fc.assert(fc.property(fc.uint8Array({ maxLength: 2 * ONION_LENGTH }), (bytes) => {
+  fc.assert(fc.property(fc.uint8Array({ maxLength: 2 * ONION_PACKET_LENGTH }), (bytes) => {
     const packet = decodeOnionPacket(bytes);
-    assert.equal(packet.ok && bytes.length !== ONION_LENGTH, false);
+    assert.equal(packet.ok && bytes.length !== ONION_PACKET_LENGTH, false);
   }));
   assert.equal(decodeOnionPacket(onion.subarray(1)).ok, false);
   assert.equal(decodeOnionPacket(new Uint8Array([...onion, 0])).ok, false);

@@ -10,11 +10,11 @@ import {
   decodeOnionPacket,
   encodeOnionPacket,
   HOP_PAYLOADS_LENGTH,
-  ONION_LENGTH,
   type OnionPacket,
   packetHmac,
 } from "bolt/onion/packet.ts";
 import { onionReplayKey, peelOnion } from "bolt/onion/peel.ts";
+import { ONION_PACKET_LENGTH } from "bolt/wire/messages.ts";
 import vector from "tests/data/bolt04/onion.json" with { type: "json" };
 
 const arbData = fc.uint8Array({ minLength: 32, maxLength: 32 });
@@ -93,7 +93,7 @@ Deno.test("one flipped bit anywhere in an onion fails it", () => {
   const nodeKey = hexToBytes(vector.hops[0]!.private_key);
   const data = hexToBytes(vector.associated_data);
   fc.assert(
-    fc.property(fc.nat(ONION_LENGTH * 8 - 1), (bit) => {
+    fc.property(fc.nat(ONION_PACKET_LENGTH * 8 - 1), (bit) => {
       const flipped = bytes.slice();
       flipped[bit >> 3]! ^= 1 << (bit & 7);
       const packet = decodeOnionPacket(flipped);
