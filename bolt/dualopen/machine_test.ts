@@ -68,6 +68,23 @@ Deno.test("both fund, one is mined, both reach CHANNELD_NORMAL", () => {
   assertNormal(world, txid!);
 });
 
+Deno.test("hsmd refuses a stored lock for good: the channel fails, and says so instead of channel_ready", () => {
+  const world = new World({ alice: 120_000, bob: 60_000 });
+  world.open();
+  world.settle();
+  world.lockRefusal = "CONTENT_CONFLICT";
+  const said: string[] = [];
+  world.onSend = (from, { type }) => {
+    if (from === "alice") said.push(type);
+    return "pass";
+  };
+  world.mine(txids(world.nodes.alice.rows)[0]!);
+  world.settle();
+  assert.match(world.nodes.alice.rows!.errorText ?? "", /refuses to lock .*CONTENT_CONFLICT/);
+  assert.match(world.nodes.bob.rows!.errorText ?? "", /peer sent error/);
+  assert.deepEqual(said, ["error"]);
+});
+
 Deno.test("an accepter that brings nothing signs first and gets its channel", () => {
   const world = new World({ alice: 120_000, bob: 0 });
   world.open();

@@ -3,7 +3,7 @@ import { checkTxSignatures, finalizeTx, signaturesFailureText } from "bolt/inter
 import { sameBytes } from "bolt/tx/transaction.ts";
 import { decodeWitness } from "bolt/tx/witness.ts";
 import type { CommitmentSigned, TxSignatures } from "bolt/wire/messages.ts";
-import { abort } from "./abort.ts";
+import { abort, failChannel } from "./abort.ts";
 import type { Action } from "./actions.ts";
 import type { HsmRefusal, HsmRequestType, Tested } from "./inputs.ts";
 import {
@@ -275,7 +275,19 @@ export function onHsmRefused(
       refusal.type === "refused" ? refusal.reason : refusal.type
     }`,
   });
+  if (request === "lock_funding") return andThen(logged, (s) => lockRefused(s, seq, refusal));
   const attempt = state.channel?.attempts.find((a) => a.seq === seq);
   if (attempt === undefined || attempt.aborted || weSigned(attempt)) return logged;
   return andThen(logged, (s) => abort(s, text));
+}
+
+/**
+ * The lock is stored and hsmd knows better: nobody can ever sign number 1 for that outpoint, and no other attempt may be
+ * locked. The channel fails where people and the peer see it, before channel_ready is said.
+ */
+function lockRefused(state: DualOpenState, seq: number, refusal: HsmRefusal): Step {
+  const { channel } = state;
+  if (channel === null || channel.lockedAttempt !== seq || channel.errorText !== null) return to(state);
+  const reason = refusal.type === "refused" ? refusal.reason : refusal.type;
+  return failChannel(state, `our signer refuses to lock the funding transaction: ${reason}`, true);
 }

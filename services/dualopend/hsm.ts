@@ -2,7 +2,7 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { HsmRefusal } from "bolt/dualopen/inputs.ts";
 import type { Attempt, PartyKeys, SavedChannel } from "bolt/dualopen/types.ts";
-import { ArcusError, Code } from "common/grpc/errors.ts";
+import { ArcusError, Code, unavailable } from "common/grpc/errors.ts";
 import type { ServiceClient } from "common/grpc/client.ts";
 import type {
   AttemptTermsSchema,
@@ -12,6 +12,14 @@ import type {
 } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { patiently } from "common/grpc/patience.ts";
 import { SupersededError } from "subd/fence.ts";
+
+/** Why hsmd refuses whatever it is asked: a person or a restart lifts that, so it is no channel's fault. */
+const OF_ALL_CHANNELS: ReadonlySet<string> = new Set([
+  "MEMORY_LOST",
+  "MEMORY_ROLLED_BACK",
+  "NOT_BOUND",
+  "FOREIGN_DATABASE",
+]);
 
 /** The channel as hsmd knows it. */
 export interface HsmChannel {
@@ -151,13 +159,20 @@ export class Signer {
     });
   }
 
-  /** Only this attempt's outpoint from now on. */
-  lockFunding({ tx }: Attempt): Promise<HsmAnswer<true>> {
-    return this.#answered(async () => {
+  /**
+   * Only this attempt's outpoint from now on. An hsmd that refuses whatever it is asked says nothing about this channel:
+   * that throws UNAVAILABLE, and the next owner asks again.
+   */
+  async lockFunding({ tx }: Attempt): Promise<HsmAnswer<true>> {
+    const answer = await this.#answered(async () => {
       const outpoint = { txid: tx.txid, vout: tx.fundingOutputIndex };
       await this.hsmd.lockFunding({ channel: this.hsm, outpoint }, { signal: this.signal });
       return true as const;
     });
+    if (!answer.ok && answer.refusal.type === "refused" && OF_ALL_CHANNELS.has(answer.refusal.reason)) {
+      throw unavailable("HSMD_DISTRUSTED", `hsmd signs nothing now: ${answer.refusal.reason}`);
+    }
+    return answer;
   }
 
   async #answered<T>(ask: () => Promise<T>): Promise<HsmAnswer<T>> {

@@ -148,6 +148,39 @@ test("two replacements, one by either side; an earlier attempt is mined and fund
   await lockIn(nodes, first!.txid);
 });
 
+/** hsmd locks one of a channel's attempts behind the back of its owner. */
+async function lockBehind(node: TestNode, txid: Uint8Array): Promise<void> {
+  const row = (await node.channelRow())!;
+  const [attempt] = await node.sql<{ output_index: number }[]>`
+    SELECT output_index FROM funding_attempts WHERE txid = ${txid}`;
+  await node.hsmd.lockFunding({
+    channel: {
+      channelKeyId: row.channel_key_id,
+      paymentKeyIndex: row.payment_key_index,
+      epoch: row.owner_epoch,
+    },
+    outpoint: { txid, vout: attempt!.output_index },
+  });
+}
+
+test("hsmd refuses a lock that is stored: the channel fails with its error, and channel_ready is never said", async () => {
+  await using nodes = await twoNodes(postgres.server);
+  const { alice, bob } = nodes;
+  await nodes.openInit(await nodes.prepare(), true);
+  await nodes.complete();
+  await bump(alice, 100_000n, 1500);
+  const [first, second] = await nodes.complete(2);
+  await lockBehind(alice, second!.txid);
+  await alice.mine(first!.txid);
+  await alice.released(Released_Reason.CHANNEL_FAILED);
+  const failed = await alice.channelRow();
+  assert.equal(failed?.error_text, "our signer refuses to lock the funding transaction: CONTENT_CONFLICT");
+  assert.equal(failed?.locked_attempt, first!.attempt);
+  assert.equal(nodes.wire.ends.a.sent.includes("channel_ready"), false);
+  await bob.released(Released_Reason.CHANNEL_FAILED);
+  assert.match((await bob.channelRow())?.error_text ?? "", /peer sent error: our signer refuses/);
+});
+
 /** Messages around which an open with funds of both is cut; what happens then by BOLT 2. */
 const CUTS: readonly (readonly ["alice" | "bob", MessageType, "cut_before" | "cut_after"])[] = [
   ["alice", "commitment_signed", "cut_before"],

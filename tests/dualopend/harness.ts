@@ -503,6 +503,8 @@ export class TestNode {
       locked_attempt: bigint | null;
       commitments: Uint8Array | null;
       channel_id: Uint8Array;
+      channel_key_id: Uint8Array;
+      payment_key_index: number;
       generation: bigint;
       reestablish_sent: boolean;
       reestablish_received: boolean;

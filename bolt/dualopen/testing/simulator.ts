@@ -76,6 +76,8 @@ export class World {
   readonly mempool = new Map<string, Uint8Array>();
   /** Actions until the next crash; undefined: none. */
   crashIn: { readonly name: Name; actions: number } | undefined;
+  /** Why alice's hsmd refuses to lock; undefined: it locks. */
+  lockRefusal: string | undefined;
   /** Called with each message before it enters the pipe; false drops the connection instead. */
   onSend: (from: Name, message: Message) => "pass" | "cut_before" | "cut_after" = () => "pass";
   #entropy = 0;
@@ -251,7 +253,14 @@ export class World {
           witnesses: node.hsm.signFunding(action.attempt, "p2tr"),
         };
       case "lock_funding":
-        return { type: "funding_locked", seq: action.attempt.seq };
+        return this.lockRefusal === undefined || node.name === "bob"
+          ? { type: "funding_locked", seq: action.attempt.seq }
+          : {
+            type: "hsm_refused",
+            request: "lock_funding",
+            seq: action.attempt.seq,
+            refusal: { type: "refused", reason: this.lockRefusal },
+          };
       case "test_funding":
         return {
           type: "funding_tested",
