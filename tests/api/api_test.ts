@@ -10,6 +10,7 @@ import { waitFor } from "common/testing/wait.ts";
 import { Operator } from "gen/arcus/lightningd/v1/operator_pb.ts";
 import { Node } from "gen/cln/node_pb.ts";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
+import { untilInMempool } from "tests/lib/channels.ts";
 import { useWorlds, type World } from "tests/lib/world.ts";
 import { connect, fundWallets, spendable, untilConnected, untilState } from "tools/node/commands.ts";
 import type { RunningNode } from "tools/node/launch.ts";
@@ -143,7 +144,8 @@ Deno.test("coins come, are listed and are withdrawn, over all three ways", async
 });
 
 Deno.test("a channel is opened from the command line, and listed as CLN lists one", async () => {
-  await worlds.withWorld(async ({ alice, bob, chain }) => {
+  await worlds.withWorld(async (world) => {
+    const { alice, bob, chain } = world;
     await fundWallets(chain, [{ node: alice, sat: 1_000_000n }, { node: bob, sat: 1_000_000n }]);
     const connected = await rpc(alice, "connect", { id: `${bob.id}@${bob.address}` });
     assert.deepEqual([connected.id, connected.direction], [bob.id, "out"]);
@@ -161,7 +163,7 @@ Deno.test("a channel is opened from the command line, and listed as CLN lists on
     );
     assert.equal(opened.code, 0, opened.out + opened.error);
     const answer = JSON.parse(opened.out);
-    assert.ok((await chain.rpc<string[]>("getrawmempool")).includes(answer.txid));
+    await untilInMempool(world, answer.txid);
     assert.deepEqual(answer.channel_type.names.slice(0, 2), ["static_remotekey/even", "anchors/even"]);
 
     const found = (await rpc(alice, "listpeerchannels", [bob.id])).channels;

@@ -119,6 +119,7 @@ Deno.test("a peer's open that stays unconfirmed is double-spent, and forgotten w
 
 /** openchannel_giveup, as anybody calls it. */
 async function giveUp(node: RunningNode, { channelId }: Candidate) {
+  assert.ok(node.apiAddress !== undefined);
   const channel = dial(node.apiAddress);
   try {
     return await client(Operator, channel).openChannelGiveup({ channelId: hexToBytes(channelId) });
