@@ -19,10 +19,15 @@ CREATE TABLE htlcs (
   preimage      bytea CHECK (octet_length(preimage) = 32),
   failure       bytea,
   malformed_code integer,
+  -- What update_fail_malformed_htlc says of the onion.
+  malformed_sha256 bytea CHECK (octet_length(malformed_sha256) = 32),
+  -- Of update_fulfill_htlc or update_fail_htlc, if it came with one.
+  attribution_data bytea CHECK (octet_length(attribution_data) = 920),
   created_at    timestamptz NOT NULL DEFAULT now(),
   UNIQUE (channel, offered, id),
   CHECK (offered OR origin IS NULL),
-  CHECK (num_nonnulls(preimage, failure, malformed_code) <= 1)
+  CHECK (num_nonnulls(preimage, failure, malformed_code) <= 1),
+  CHECK ((malformed_code IS NULL) = (malformed_sha256 IS NULL))
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 2000);
 
 -- Their onions, stored once and apart, so that no update copies them.
@@ -44,10 +49,30 @@ CREATE TABLE htlc_history (
   preimage      bytea,
   failure       bytea,
   malformed_code integer,
+  malformed_sha256 bytea,
+  attribution_data bytea,
   created_at    timestamptz NOT NULL,
   removed_at    timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX htlc_history_origin ON htlc_history (origin) WHERE origin IS NOT NULL;
+
+-- Onions that were peeled: an onion comes once, a second one with the same key is a replay (BOLT 4, Onion Decryption).
+-- Written with the step that commits its HTLC for good. Of no use once the HTLC's expiry is past: nothing that expired
+-- is taken, so these rows go with the blocks.
+CREATE TABLE htlc_onion_keys (
+  key         bytea PRIMARY KEY CHECK (octet_length(key) = 32),
+  htlc        bigint NOT NULL,
+  cltv_expiry integer NOT NULL
+);
+CREATE INDEX htlc_onion_keys_expiry ON htlc_onion_keys (cltv_expiry);
+
+-- The peer's signatures do not shrink; an update of the rest must not pay for the attempt.
+ALTER TABLE channels ALTER COLUMN commitments SET STORAGE EXTERNAL;
+
+GRANT SELECT ON htlc_onion_keys TO arcus_lightningd, arcus_dualopend, arcus_channeld;
+GRANT INSERT, DELETE ON htlc_onion_keys TO arcus_channeld;
+-- A step draws the keys of its new rows itself.
+GRANT USAGE ON SEQUENCE htlcs_htlc_seq TO arcus_channeld;
 
 GRANT SELECT ON htlcs, htlc_onions, htlc_history TO arcus_lightningd, arcus_dualopend, arcus_channeld;
 GRANT INSERT, UPDATE, DELETE ON htlcs, htlc_onions, htlc_history TO arcus_channeld;

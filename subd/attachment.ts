@@ -55,9 +55,16 @@ export class Attachment {
 
   /** Sends a message to the peer. */
   send(message: Message): void {
-    if (this.over) return;
-    const firstOutSeq = ++this.#outSeq;
-    this.#write({ message: { case: "frames", value: { firstOutSeq, data: [encodeMessage(message)] } } });
+    this.sendAll([message]);
+  }
+
+  /** Sends several, in one message of the stream. `contiguous`: nothing of any channel between them. */
+  sendAll(messages: readonly Message[], contiguous = false): void {
+    if (this.over || messages.length === 0) return;
+    const firstOutSeq = this.#outSeq + 1n;
+    this.#outSeq += BigInt(messages.length);
+    const data = messages.map(encodeMessage);
+    this.#write({ message: { case: "frames", value: { firstOutSeq, data, contiguous } } });
   }
 
   /** Gives back the credit of one frame. */

@@ -40,6 +40,8 @@ export interface ConnectionOptions {
   readonly statementTimeoutMs?: number;
   /** The schema that holds the node; default: the role's search path. */
   readonly schema?: string;
+  /** Settings of Postgres for these connections, by name. */
+  readonly settings?: Readonly<Record<string, string>>;
 }
 
 /** Settings of a pool. */
@@ -83,6 +85,7 @@ function settings(options: ConnectionOptions): Options {
     connection: {
       application_name: options.applicationName,
       statement_timeout: options.statementTimeoutMs ?? DEFAULT_STATEMENT_TIMEOUT_MS,
+      ...options.settings,
       ...(options.schema === undefined ? {} : { search_path: options.schema }),
     },
   };

@@ -4,14 +4,10 @@ import type { HsmRefusal } from "bolt/dualopen/inputs.ts";
 import type { Attempt, PartyKeys, SavedChannel } from "bolt/dualopen/types.ts";
 import { ArcusError, Code, unavailable } from "common/grpc/errors.ts";
 import type { ServiceClient } from "common/grpc/client.ts";
-import type {
-  AttemptTermsSchema,
-  ChannelTermsSchema,
-  Hsmd,
-  SignFundingAttemptRequestSchema,
-} from "gen/arcus/hsmd/v1/hsmd_pb.ts";
+import type { AttemptTermsSchema, Hsmd, SignFundingAttemptRequestSchema } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { patiently } from "common/grpc/patience.ts";
 import { SupersededError } from "subd/fence.ts";
+import { channelTerms } from "subd/terms.ts";
 
 /** Why hsmd refuses whatever it is asked: a person or a restart lifts that, so it is no channel's fault. */
 const OF_ALL_CHANNELS: ReadonlySet<string> = new Set([
@@ -33,29 +29,6 @@ export type HsmAnswer<T> = { readonly ok: true; readonly value: T } | {
   readonly ok: false;
   readonly refusal: HsmRefusal;
 };
-
-/** What the commitments depend on, from our side (ChannelTerms). */
-export function channelTerms(
-  channel: Pick<SavedChannel, "opener" | "params">,
-): MessageInitShape<typeof ChannelTermsSchema> {
-  const { local, remote, channelType, commitmentFeerate } = channel.params;
-  return {
-    localIsOpener: channel.opener === "local",
-    channelType,
-    remoteFundingPubkey: remote.fundingPubkey,
-    remoteRevocationBasepoint: remote.revocationBasepoint,
-    remotePaymentBasepoint: remote.paymentBasepoint,
-    remoteDelayedPaymentBasepoint: remote.delayedPaymentBasepoint,
-    remoteHtlcBasepoint: remote.htlcBasepoint,
-    remoteFirstPerCommitmentPoint: remote.firstPerCommitmentPoint,
-    // Each side waits as long as the other one asked.
-    localToSelfDelay: remote.toSelfDelay,
-    remoteToSelfDelay: local.toSelfDelay,
-    localDustLimitSat: local.dustLimit,
-    remoteDustLimitSat: remote.dustLimit,
-    commitmentFeeratePerkw: commitmentFeerate,
-  };
-}
 
 /** One attempt (AttemptTerms). */
 export function attemptTerms({ tx }: Attempt): MessageInitShape<typeof AttemptTermsSchema> {
