@@ -89,7 +89,8 @@ export function parseUnsigned(bytes: Uint8Array): Result<ParsedTransaction, Refu
   return parsed;
 }
 
-function checkTerms(terms: ChannelTerms): Result<null, Refusal> {
+/** Checks what never changes of a channel: keys on the curve, a type that we speak, bounded fees and dust. */
+export function checkTerms(terms: ChannelTerms): Result<null, Refusal> {
   const type = parseChannelType(terms.channelType);
   if (!type.ok) return refuse("BAD_REQUEST", `terms.channel_type: ${type.error.reason}`);
   const points = [
@@ -115,7 +116,8 @@ function checkTerms(terms: ChannelTerms): Result<null, Refusal> {
   return ok(null);
 }
 
-function remoteBasepoints(terms: ChannelTerms): Basepoints {
+/** The peer's basepoints. */
+export function remoteBasepoints(terms: ChannelTerms): Basepoints {
   return {
     revocationBasepoint: terms.remoteRevocationBasepoint,
     paymentBasepoint: terms.remotePaymentBasepoint,

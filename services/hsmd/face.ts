@@ -4,6 +4,7 @@ import { type CallContext, implement, type ImplementedService } from "common/grp
 import { ArcusError } from "common/grpc/errors.ts";
 import type { Hsm } from "./hsm.ts";
 import { type Method, requireAllowed } from "./permissions.ts";
+import { StepLoop } from "./step_loop.ts";
 
 /** Told of every call: its method, and "OK" or the reason of its refusal. */
 export type Observe = (method: Method, outcome: string) => void;
@@ -23,6 +24,7 @@ export function hsmdService(hsm: Hsm, observe: Observe = () => {}): ImplementedS
         throw error;
       }
     };
+  const steps = new StepLoop(hsm, (outcome) => observe("commitmentSteps", outcome));
   return implement(Hsmd, {
     getInfo: guard("getInfo", () => hsm.getInfo()),
     bindDatabase: guard("bindDatabase", (request) => hsm.bindDatabase(request)),
@@ -39,5 +41,12 @@ export function hsmdService(hsm: Hsm, observe: Observe = () => {}): ImplementedS
     signRemoteCommitment0: guard("signRemoteCommitment0", (request) => hsm.signRemoteCommitment0(request)),
     signFundingAttempt: guard("signFundingAttempt", (request) => hsm.signFundingAttempt(request)),
     lockFunding: guard("lockFunding", (request) => hsm.lockFunding(request)),
+    commitmentSteps: {
+      open(stream, context) {
+        requireAllowed("commitmentSteps", context);
+        steps.serve(stream, context.draining);
+      },
+    },
+    ecdhMany: guard("ecdhMany", (request) => hsm.ecdhMany(request)),
   });
 }

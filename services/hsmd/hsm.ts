@@ -7,11 +7,11 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Transaction } from "bitcoinjs-lib";
 import { ecc, POINT_LENGTH, SIGNATURE_LENGTH } from "bolt/crypto/ecc.ts";
 import { MAX_COMMITMENT_NUMBER } from "bolt/keys/commitment_number.ts";
-import type { Result } from "bolt/result.ts";
+import { err, ok, type Result } from "bolt/result.ts";
 import { type OutPoint, TXID_LENGTH } from "bolt/tx/transaction.ts";
 import { encodeWitness } from "bolt/tx/witness.ts";
 import { requireBytes, requireField } from "common/grpc/check.ts";
-import { type ArcusError, failedPrecondition, invalidArgument, unavailable } from "common/grpc/errors.ts";
+import { ArcusError, failedPrecondition, invalidArgument, unavailable } from "common/grpc/errors.ts";
 import type {
   AcceptMemoryRequest,
   BindDatabaseRequest,
@@ -19,7 +19,10 @@ import type {
   ChannelMemorySchema,
   ChannelRef as WireChannelRef,
   ChannelTerms,
+  CommitmentStep,
+  CommitmentStepResultSchema,
   DeriveWalletKeysRequest,
+  EcdhManyRequest,
   EcdhRequest,
   GetChannelKeysRequest,
   GetInfoResponseSchema,
@@ -27,6 +30,7 @@ import type {
   LockFundingRequest,
   NameDestinationsRequest,
   NewChannelRequest,
+  OutpointStep,
   PrevOut,
   RegisterEpochsRequest,
   SignFundingAttemptRequest,
@@ -37,6 +41,16 @@ import type {
 import type { OutPoint as WireOutPoint } from "gen/arcus/types/v1/types_pb.ts";
 import { buildAttempt, parseUnsigned, termsDigest } from "./attempt.ts";
 import {
+  buildLocal,
+  buildRemote,
+  type BuiltCommitment,
+  type ChannelBasis,
+  channelBasis,
+  isMirrored,
+  signRemote,
+  verifySignatures,
+} from "./commitment.ts";
+import {
   CHANNEL_KEY_ID_LENGTH,
   type ChannelKeyTree,
   type KeyTree,
@@ -46,16 +60,18 @@ import {
 } from "./keys.ts";
 import { MEMORY_ID_LENGTH, type MemoryFile } from "./memory.ts";
 import type { ChannelMemory } from "./memory_state.ts";
-import type { Refusal } from "./refusal.ts";
+import { type Refusal, refusal } from "./refusal.ts";
 import {
   acceptMemory,
   bindDatabase,
   type ChannelRef,
+  commitmentStep,
   type Decision,
   drawChannel,
   highestPointNumber,
   lockFunding,
   nameDestinations,
+  type OutpointFacts,
   registerEpoch,
   serveChannel,
   signFundingAttempt,
@@ -70,10 +86,19 @@ export const DATABASE_ID_LENGTH = 16;
 export const MAX_WALLET_KEYS = 1000;
 /** Channels in one RegisterEpochs. */
 export const MAX_REGISTRATIONS = 100_000;
+/** Outpoints of one step: the locked one, and as many as a splice may have beside it. */
+const MAX_OUTPOINTS = 100;
+const NO_BYTES = new Uint8Array(0);
+const NOT_BOUND =
+  "BindDatabase has not succeeded since this hsmd started: whether its memory is current is unknown";
 /** Longest script of a named output. */
 const MAX_SCRIPT_LENGTH = 10_000;
-/** Channels whose keys are kept derived. */
-const KEY_CACHE = 1024;
+/** Channels whose keys, and whose checked terms, are kept. */
+const KEY_CACHE = 4096;
+/** Points of one EcdhMany, or of one step. */
+export const MAX_ECDH_POINTS = 2000;
+/** Invoices of one SignInvoices. */
+export const MAX_INVOICES = 1000;
 
 /** What this process is, and its own limit. */
 export interface HsmIdentity {
@@ -116,10 +141,18 @@ function toPrevouts(prevouts: readonly PrevOut[]): SpendClaim["prevouts"] {
   return prevouts.map(({ amountSat, script }) => ({ amount: amountSat, script }));
 }
 
+/** Adds to a cache, for which the entry that was added first makes room. */
+function keep<T>(cache: Map<string, T>, key: string, value: T): void {
+  const [oldest] = cache.keys();
+  if (oldest !== undefined && cache.size >= KEY_CACHE && !cache.has(key)) cache.delete(oldest);
+  cache.set(key, value);
+}
+
 /** What hsmd does. Every method throws ArcusErrors only. */
 export class Hsm {
   #bound = false;
   readonly #channels = new Map<string, ChannelKeyTree>();
+  readonly #bases = new Map<string, ChannelBasis>();
 
   constructor(
     private readonly keys: KeyTree,
@@ -134,22 +167,28 @@ export class Hsm {
   }
 
   #requireBound(): void {
-    if (this.#bound) return;
-    throw toError({
-      reason: "NOT_BOUND",
-      message:
-        "BindDatabase has not succeeded since this hsmd started: whether its memory is current is unknown",
-    });
+    if (!this.#bound) throw toError(refusal("NOT_BOUND", NOT_BOUND));
   }
 
   #channelKeys(channelKeyId: Uint8Array): ChannelKeyTree {
     const key = bytesToHex(channelKeyId);
     const known = this.#channels.get(key);
     if (known !== undefined) return known;
-    const [oldest] = this.#channels.keys();
-    if (oldest !== undefined && this.#channels.size >= KEY_CACHE) this.#channels.delete(oldest);
     const made = this.keys.channel(channelKeyId);
-    this.#channels.set(key, made);
+    keep(this.#channels, key, made);
+    return made;
+  }
+
+  /** The terms that came with a request, checked and kept, or those that came before. */
+  #basis(channelKeyId: Uint8Array, terms: ChannelTerms | undefined): Result<ChannelBasis, Refusal> {
+    const key = bytesToHex(channelKeyId);
+    if (terms === undefined) {
+      const known = this.#bases.get(key);
+      if (known !== undefined) return ok(known);
+      return err(refusal("TERMS_UNKNOWN", "the terms of this channel were not told yet"));
+    }
+    const made = channelBasis(this.#channelKeys(channelKeyId), terms);
+    if (made.ok) keep(this.#bases, key, made.value);
     return made;
   }
 
@@ -405,6 +444,83 @@ export class Hsm {
     await this.#remember(lockFunding(this.file.memory, ref, outpoint), ref.channelKeyId);
     return {};
   }
+
+  /**
+   * Decides one commitment step and remembers it; answers what signs it. That may run at once, but what it gives leaves
+   * only when {@link settled} has resolved.
+   */
+  beginStep(step: CommitmentStep): BegunStep {
+    const { stepId } = step;
+    try {
+      const begun = this.#begin(step);
+      if (begun.ok) return { refusal: null, finish: () => ({ stepId, ...begun.value() }) };
+      const { reason, message } = begun.error;
+      return { refusal: reason, finish: () => ({ stepId, refusal: reason, detail: message }) };
+    } catch (error) {
+      if (!(error instanceof ArcusError)) throw error;
+      const { message } = error;
+      return { refusal: "BAD_REQUEST", finish: () => ({ stepId, refusal: "BAD_REQUEST", detail: message }) };
+    }
+  }
+
+  /** Resolves when all that was decided until now is on the disk. */
+  settled(): Promise<void> {
+    return this.file.settled();
+  }
+
+  #begin(step: CommitmentStep): Result<() => StepAnswer, Refusal> {
+    if (!this.#bound) return err(refusal("NOT_BOUND", NOT_BOUND));
+    const ref = this.#toRef(step.channel);
+    const served = serveChannel(this.file.memory, ref);
+    if (!served.ok) return served;
+    if (step.ecdhPoints.length > MAX_ECDH_POINTS) {
+      return err(refusal("BAD_REQUEST", `at most ${MAX_ECDH_POINTS} points`));
+    }
+    const shared = () => this.#ecdhAll(step.ecdhPoints);
+    if (step.outpoints.length === 0 && !step.revoke) return ok(() => ({ sharedSecrets: shared() }));
+    const basis = this.#basis(ref.channelKeyId, step.terms);
+    if (!basis.ok) return basis;
+    if (step.outpoints.length > MAX_OUTPOINTS) {
+      return err(refusal("BAD_REQUEST", `at most ${MAX_OUTPOINTS} outpoints`));
+    }
+    const built: BuiltOutpoint[] = [];
+    for (const wire of step.outpoints) {
+      const one = buildOutpoint(basis.value, wire);
+      if (!one.ok) return one;
+      built.push(one.value);
+    }
+    const decision = commitmentStep(this.file.memory, ref, {
+      terms: basis.value.digest,
+      outpoints: built.map(({ facts }) => facts),
+      revoke: step.revoke,
+    });
+    if (!decision.ok) return decision;
+    const { records, revoked } = decision.value;
+    this.file.append(records);
+    const { keys } = basis.value;
+    return ok(() => ({
+      outpoints: built.map(({ remote, point }) =>
+        remote === null ? {} : signRemote(basis.value, remote, point)
+      ),
+      ...(revoked === null ? {} : {
+        perCommitmentSecret: keys.perCommitmentSecret(revoked),
+        nextPerCommitmentPoint: keys.perCommitmentPoint(revoked + 2n),
+      }),
+      sharedSecrets: shared(),
+    }));
+  }
+
+  #ecdhAll(points: readonly Uint8Array[]): Uint8Array[] {
+    return points.map((point) => this.keys.ecdh(point) ?? NO_BYTES);
+  }
+
+  /** ECDH with the node key for many points. */
+  ecdhMany(request: EcdhManyRequest) {
+    if (request.points.length > MAX_ECDH_POINTS) {
+      throw invalidArgument("BAD_REQUEST", `at most ${MAX_ECDH_POINTS} points`);
+    }
+    return { secrets: this.#ecdhAll(request.points) };
+  }
 }
 
 function requireTerms(terms: ChannelTerms | undefined): ChannelTerms {
@@ -439,4 +555,44 @@ function describeChannel(channel: ChannelMemory): MessageInitShape<typeof Channe
       inputsSigned: signedInputs !== null,
     })),
   };
+}
+
+/** A step that was decided. */
+export interface BegunStep {
+  /** Why it was refused; null: it was not. */
+  readonly refusal: string | null;
+  /** Signs, releases, and gives the answer. */
+  readonly finish: () => MessageInitShape<typeof CommitmentStepResultSchema>;
+}
+
+type StepAnswer = Omit<MessageInitShape<typeof CommitmentStepResultSchema>, "$typeName" | "stepId">;
+
+interface BuiltOutpoint {
+  readonly facts: OutpointFacts;
+  /** The peer's commitment, to be signed. */
+  readonly remote: BuiltCommitment | null;
+  readonly point: Uint8Array;
+}
+
+function buildOutpoint(basis: ChannelBasis, wire: OutpointStep): Result<BuiltOutpoint, Refusal> {
+  const outpoint = toOutPoint(wire.outpoint, "outpoint");
+  const { capacitySat: capacity, verify, sign, remotePerCommitmentPoint: point } = wire;
+  let local: OutpointFacts["verify"] = null;
+  if (verify !== undefined) {
+    const built = buildLocal(basis, outpoint, capacity, verify);
+    if (!built.ok) return built;
+    const { number, content } = built.value;
+    const { remoteSignature, remoteHtlcSignatures } = wire;
+    const signaturesGood = verifySignatures(basis, built.value, remoteSignature, remoteHtlcSignatures);
+    local = { number, content, signaturesGood };
+  }
+  let remote: BuiltCommitment | null = null;
+  if (sign !== undefined) {
+    requireBytes(point, POINT_LENGTH, "remote_per_commitment_point");
+    const built = buildRemote(basis, outpoint, capacity, sign, point);
+    if (!built.ok) return built;
+    remote = built.value;
+  }
+  const mirrored = verify === undefined || sign === undefined || isMirrored(verify, sign);
+  return ok({ facts: { outpoint, verify: local, sign: remote, mirrored }, remote, point });
 }

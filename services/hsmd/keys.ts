@@ -5,7 +5,7 @@ import { sha256, sha512 } from "@noble/hashes/sha2.js";
 import { concatBytes, utf8ToBytes } from "@noble/hashes/utils.js";
 import { HDKey } from "@scure/bip32";
 import { crypto as bcrypto } from "bitcoinjs-lib";
-import { ecc } from "bolt/crypto/ecc.ts";
+import { ecc, type RecoverableSignature } from "bolt/crypto/ecc.ts";
 import type { Basepoints } from "bolt/keys/derive.ts";
 import { generateFromSeed, shachainIndex } from "bolt/keys/shachain.ts";
 import { p2tr } from "bolt/tx/scripts.ts";
@@ -66,9 +66,44 @@ export interface ChannelPublicKeys extends Basepoints {
 export interface ChannelKeyTree {
   readonly publicKeys: ChannelPublicKeys;
   readonly fundingSecret: Uint8Array;
+  /** Secret of the HTLC basepoint. */
+  readonly htlcSecret: Uint8Array;
   readonly paymentKeyIndex: number;
+  /** Our per-commitment secret of a number: the commitment of that number is revoked once it is out. */
+  perCommitmentSecret(number: bigint): Uint8Array;
   /** Our per-commitment point of a number. */
   perCommitmentPoint(number: bigint): Uint8Array;
+}
+
+/** Secrets of consecutive numbers share all but these lowest bits of their way down the tree. */
+const SHARED_BITS = 8n;
+/** Points that are kept: of the commitment before the newest, the newest, the next and the one after it. */
+const KEPT_POINTS = 4;
+
+/** Our per-commitment secrets and points from their seed; neighbours cost a few hashes and not 48. */
+function perCommitment(
+  seed: Uint8Array,
+): Pick<ChannelKeyTree, "perCommitmentSecret" | "perCommitmentPoint"> {
+  let shared = { high: -1n, secret: seed };
+  const points = new Map<bigint, Uint8Array>();
+  const secretOf = (number: bigint): Uint8Array => {
+    const index = shachainIndex(number);
+    const high = index >> SHARED_BITS << SHARED_BITS;
+    if (shared.high !== high) shared = { high, secret: generateFromSeed(seed, high) };
+    return generateFromSeed(shared.secret, index - high);
+  };
+  return {
+    perCommitmentSecret: secretOf,
+    perCommitmentPoint(number) {
+      const known = points.get(number);
+      if (known !== undefined) return known;
+      const [oldest] = points.keys();
+      if (oldest !== undefined && points.size >= KEPT_POINTS) points.delete(oldest);
+      const point = ecc().pointFromSecret(secretOf(number));
+      points.set(number, point);
+      return point;
+    },
+  };
 }
 
 function derive(ikm: Uint8Array, salt: Uint8Array, purpose: string): Uint8Array {
@@ -151,6 +186,11 @@ export class KeyTree {
     return ecc().ecdh(this.#node.secret, point);
   }
 
+  /** Signs a hash with the node key (BOLT 11). */
+  signWithNodeKey(hash: Uint8Array): RecoverableSignature {
+    return ecc().signRecoverable(hash, this.#node.secret);
+  }
+
   /** A key of the wallet. Throws RangeError for an index that is not 0 to {@link MAX_WALLET_INDEX}. */
   wallet(path: WalletPath): WalletKeyPair {
     const { change, index } = path;
@@ -179,6 +219,7 @@ export class KeyTree {
     const secret = derive(this.#seed, channelKeyId, CHANNEL_PURPOSE);
     const key = (name: string) => deriveKey(secret, NO_SALT, `${CHANNEL_PURPOSE}/${name}`);
     const funding = key("funding");
+    const htlc = key("htlc");
     const shachainSeed = derive(secret, NO_SALT, `${CHANNEL_PURPOSE}/per-commitment`);
     const index = paymentKeyIndex(channelKeyId);
     return {
@@ -187,12 +228,12 @@ export class KeyTree {
         revocationBasepoint: key("revocation").point,
         paymentBasepoint: this.payment(index).point,
         delayedPaymentBasepoint: key("delayed-payment").point,
-        htlcBasepoint: key("htlc").point,
+        htlcBasepoint: htlc.point,
       },
       fundingSecret: funding.secret,
+      htlcSecret: htlc.secret,
       paymentKeyIndex: index,
-      perCommitmentPoint: (number) =>
-        ecc().pointFromSecret(generateFromSeed(shachainSeed, shachainIndex(number))),
+      ...perCommitment(shachainSeed),
     };
   }
 }

@@ -12,7 +12,7 @@ export interface NamedOutput {
   readonly script: Uint8Array;
 }
 
-/** A fact, in the order in which it was learnt. `content` is the sighash of a commitment, 32 bytes. */
+/** A fact, in the order in which it was learnt. `content` names one content of a commitment, 32 bytes. */
 export type MemoryRecord =
   | { readonly type: "database_bound"; readonly databaseId: Uint8Array }
   | {
@@ -55,7 +55,8 @@ export type MemoryRecord =
     readonly outputs: readonly NamedOutput[];
   }
   | { readonly type: "funding_locked"; readonly channelKeyId: Uint8Array; readonly outpoint: OutPoint }
-  | { readonly type: "channel_frozen"; readonly channelKeyId: Uint8Array };
+  | { readonly type: "channel_frozen"; readonly channelKeyId: Uint8Array }
+  | { readonly type: "closing_signed"; readonly channelKeyId: Uint8Array };
 
 /** The newest commitment of one side: its number and its content. */
 export interface CommitmentMemory {
@@ -88,7 +89,14 @@ export interface ChannelMemory {
   /** Key of the locked outpoint. */
   locked: string | null;
   frozen: boolean;
+  /** A cooperative close was signed: no newer commitment follows. */
+  closing: boolean;
   readonly named: NamedOutput[];
+  /**
+   * Whose next commitment is taken from the database's word, whatever its number: a person accepted a memory that did not
+   * know this channel, or may be behind it.
+   */
+  readonly onWord: { local: boolean; remote: boolean };
 }
 
 /** All of it. Read it anywhere, change it only by {@link applyRecord}. */
@@ -128,7 +136,7 @@ export function outpointKey(outpoint: OutPoint): string {
   return `${bytesToHex(outpoint.txid)}:${outpoint.vout}`;
 }
 
-function addChannel(memory: Memory, channelKeyId: Uint8Array): void {
+function addChannel(memory: Memory, channelKeyId: Uint8Array, onWord: boolean): void {
   const key = bytesToHex(channelKeyId);
   if (memory.channels.has(key)) throw new Error("a channel became known twice");
   memory.channels.set(key, {
@@ -139,7 +147,9 @@ function addChannel(memory: Memory, channelKeyId: Uint8Array): void {
     outpoints: new Map(),
     locked: null,
     frozen: false,
+    closing: false,
     named: [],
+    onWord: { local: onWord, remote: onWord },
   });
 }
 
@@ -174,24 +184,35 @@ export function applyRecord(memory: Memory, record: MemoryRecord): void {
       if (record.expectedMemoryId.length > 0) memory.predecessors.add(bytesToHex(record.expectedMemoryId));
       return;
     case "memory_accepted":
+      for (const { since, onWord } of memory.channels.values()) {
+        if (memory.distrust === null || since > memory.distrust.since) continue;
+        onWord.local = true;
+        onWord.remote = true;
+      }
       memory.distrust = null;
       memory.accepted = true;
       return;
     case "channel_drawn":
+      return addChannel(memory, record.channelKeyId, false);
     case "channel_adopted":
-      return addChannel(memory, record.channelKeyId);
+      return addChannel(memory, record.channelKeyId, true);
     case "epoch_registered":
       channelOf(memory, record.channelKeyId).epoch = record.epoch;
       return;
     case "terms_fixed":
       channelOf(memory, record.channelKeyId).terms = record.digest;
       return;
-    case "remote_commitment_signed":
-      outpointOf(memory, record.channelKeyId, record.outpoint).remote = record;
+    case "remote_commitment_signed": {
+      const { number, content } = record;
+      outpointOf(memory, record.channelKeyId, record.outpoint).remote = { number, content };
+      channelOf(memory, record.channelKeyId).onWord.remote = false;
       return;
+    }
     case "local_commitment_verified": {
+      const { number, content } = record;
       const attempt = outpointOf(memory, record.channelKeyId, record.outpoint);
-      attempt.local = record;
+      attempt.local = { number, content };
+      channelOf(memory, record.channelKeyId).onWord.local = false;
       for (const input of record.fundingInputs) attempt.fundingInputs.add(outpointKey(input));
       return;
     }
@@ -209,10 +230,14 @@ export function applyRecord(memory: Memory, record: MemoryRecord): void {
       channelOf(memory, record.channelKeyId).named.push(...record.outputs);
       return;
     case "funding_locked":
+      outpointOf(memory, record.channelKeyId, record.outpoint);
       channelOf(memory, record.channelKeyId).locked = outpointKey(record.outpoint);
       return;
     case "channel_frozen":
       channelOf(memory, record.channelKeyId).frozen = true;
+      return;
+    case "closing_signed":
+      channelOf(memory, record.channelKeyId).closing = true;
       return;
     default:
       return unreachable(record);

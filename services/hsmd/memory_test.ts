@@ -105,6 +105,7 @@ const RECORD: fc.Arbitrary<MemoryRecord> = fc.oneof(
   }),
   record({ type: fc.constant("funding_locked" as const), channelKeyId: BYTES(32), outpoint: OUT }),
   record({ type: fc.constant("channel_frozen" as const), channelKeyId: BYTES(32) }),
+  record({ type: fc.constant("closing_signed" as const), channelKeyId: BYTES(32) }),
 );
 
 Deno.test("every record round-trips", () => {

@@ -4,21 +4,21 @@ import { permissionDenied } from "common/grpc/errors.ts";
 import type { CallContext } from "common/grpc/server.ts";
 
 /** A daemon, as its certificate names it. */
-export type Identity = "connectd" | "lightningd" | "dualopend" | "channeld";
+export type Identity = "connectd" | "lightningd" | "dualopend" | "channeld" | "closingd";
 
 /** A method of the service, by its local name. */
 export type Method = keyof typeof Hsmd["method"];
 
 /** What each daemon's job needs, and no more: a wrong connectd can sign nothing, a wrong dualopend name no output. */
 export const ALLOWED: Readonly<Record<Method, readonly Identity[]>> = {
-  getInfo: ["connectd", "lightningd", "dualopend", "channeld"],
+  getInfo: ["connectd", "lightningd", "dualopend", "channeld", "closingd"],
   bindDatabase: ["lightningd"],
   acceptMemory: ["lightningd"],
   ecdh: ["connectd"],
   deriveWalletKeys: ["lightningd"],
   signWalletInputs: ["lightningd"],
   newChannel: ["lightningd", "dualopend"],
-  getChannelKeys: ["lightningd", "dualopend", "channeld"],
+  getChannelKeys: ["lightningd", "dualopend", "channeld", "closingd"],
   nameDestinations: ["lightningd"],
   registerEpochs: ["lightningd"],
   listEpochs: ["lightningd"],
@@ -26,6 +26,11 @@ export const ALLOWED: Readonly<Record<Method, readonly Identity[]>> = {
   signRemoteCommitment0: ["dualopend"],
   signFundingAttempt: ["dualopend"],
   lockFunding: ["dualopend", "channeld"],
+  commitmentSteps: ["channeld"],
+  signClosing: ["closingd"],
+  signOwnCommitment: ["lightningd"],
+  ecdhMany: ["lightningd", "channeld"],
+  signInvoices: ["lightningd"],
 };
 
 /** Throws PERMISSION_DENIED unless the caller may call the method. */

@@ -54,6 +54,8 @@ function toFact(record: MemoryRecord): NonNullable<MessageInitShape<typeof Recor
       return { case: "fundingLocked", value: record };
     case "channel_frozen":
       return { case: "channelFrozen", value: record };
+    case "closing_signed":
+      return { case: "closingSigned", value: record };
     default:
       return unreachable(record);
   }
@@ -127,6 +129,8 @@ function fromFact(fact: Record["fact"]): MemoryRecord | null {
       };
     case "channelFrozen":
       return { type: "channel_frozen", channelKeyId: fact.value.channelKeyId };
+    case "closingSigned":
+      return { type: "closing_signed", channelKeyId: fact.value.channelKeyId };
     case undefined:
       return null;
   }

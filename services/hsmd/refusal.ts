@@ -19,6 +19,8 @@ export type RefusalReason =
   | "FROZEN"
   | "MALLEABLE_INPUT"
   | "FOREIGN_DATABASE"
+  /** A step of a channel whose terms this run of hsmd was not told. */
+  | "TERMS_UNKNOWN"
   /** The request itself is malformed. */
   | "BAD_REQUEST"
   /** No database was bound in this run. */

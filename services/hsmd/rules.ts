@@ -167,7 +167,7 @@ export function isNamed(named: readonly NamedOutput[], output: NamedOutput): boo
 export interface CommitmentContent {
   readonly outpoint: OutPoint;
   readonly number: bigint;
-  /** Its sighash: commits to the outpoint, the amount, every output. */
+  /** Names it: number 0 by its sighash, later ones by `nameContent`. */
   readonly content: Uint8Array;
 }
 
@@ -206,8 +206,10 @@ function checkOutpoint(
 /** One content for one (channel, funding outpoint, side, commitment number), and never an older number. */
 function fixContent(
   known: { readonly number: bigint; readonly content: Uint8Array } | null,
-  asked: CommitmentContent,
+  asked: Pick<CommitmentContent, "number" | "content">,
+  onWord = false,
 ): Result<"new" | "known", Refusal> {
+  if (onWord && (known === null || asked.number > known.number)) return ok("new");
   if (known === null) {
     return asked.number === 0n ? ok("new") : refuse("NOT_LOCKED", "the first commitment has number 0");
   }
@@ -297,7 +299,7 @@ export function signFundingAttempt(
   if (!attempt.destinations.every((output) => isNamed(channel.named, output))) {
     return refuse("UNNAMED_OUTPUT", "an output to others was not named by NameDestinations");
   }
-  const local = fixContent(known?.local ?? null, { outpoint, number: 0n, content: attempt.localContent });
+  const local = fixContent(known?.local ?? null, { number: 0n, content: attempt.localContent });
   if (!local.ok) return local;
   const spends = checkSpends(memory, channel, attempt);
   if (!spends.ok) return spends;
@@ -365,7 +367,8 @@ export function lockFunding(memory: Memory, ref: ChannelRef, outpoint: OutPoint)
       : refuse("CONTENT_CONFLICT", "another funding outpoint is locked, for good");
   }
   const known = channel.outpoints.get(key);
-  if (known === undefined || known.local === null || known.remote === null) {
+  const verified = known !== undefined && known.local !== null && known.remote !== null;
+  if (!verified && !isOnWord(channel)) {
     return refuse(
       "BAD_SIGNATURE",
       "the peer's signature on our commitment of this outpoint was never verified",
@@ -374,14 +377,174 @@ export function lockFunding(memory: Memory, ref: ChannelRef, outpoint: OutPoint)
   return ok([{ type: "funding_locked", channelKeyId: channel.channelKeyId, outpoint }]);
 }
 
-/** For the signature of our own commitment, once it exists: nothing follows it. */
-export function freezeChannel(memory: Memory, ref: ChannelRef): Decision {
-  const found = findChannel(memory, ref.channelKeyId);
-  if (!found.ok) return found;
-  if (found.value.frozen) return ok(NOTHING);
+/** Whether a person's word stands for what this memory may not know of a channel. */
+function isOnWord({ onWord }: ChannelMemory): boolean {
+  return onWord.local && onWord.remote;
+}
+
+/** One commitment of a step, recomputed. */
+export type StepCommitment = Pick<CommitmentContent, "number" | "content">;
+
+/** What a step asks for one outpoint. */
+export interface OutpointFacts {
+  readonly outpoint: OutPoint;
+  /** Our commitment, and whether all of the peer's signatures on it are good. */
+  readonly verify: (StepCommitment & { readonly signaturesGood: boolean }) | null;
+  /** The peer's commitment. */
+  readonly sign: StepCommitment | null;
+  /** Whether every HTLC that is in both is the same in both. */
+  readonly mirrored: boolean;
+}
+
+/** A commitment step. */
+export interface StepFacts {
+  /** Digest of the terms. */
+  readonly terms: Uint8Array;
+  readonly outpoints: readonly OutpointFacts[];
+  readonly revoke: boolean;
+}
+
+/** What a step may do, once `records` are durable. */
+export interface StepDecision {
+  readonly records: readonly MemoryRecord[];
+  /** Number of the commitment whose secret is released; null: none. */
+  readonly revoked: bigint | null;
+}
+
+/**
+ * CommitmentSteps, one step: all of it or nothing. The secret of a number is released only where the next one is verified,
+ * here or before, on every live outpoint; until splices that is the locked one.
+ */
+export function commitmentStep(
+  memory: Memory,
+  ref: ChannelRef,
+  facts: StepFacts,
+): Result<StepDecision, Refusal> {
   const served = serveChannel(memory, ref);
   if (!served.ok) return served;
-  return ok([{ type: "channel_frozen", channelKeyId: ref.channelKeyId }]);
+  const channel = served.value;
+  const { channelKeyId, onWord } = channel;
+  const fixed = fixTerms(channel, facts.terms);
+  if (!fixed.ok) return fixed;
+  const [first, ...others] = facts.outpoints;
+  if (first === undefined || others.length > 0) {
+    return refuse("BAD_REQUEST", "a step names every live outpoint once: the locked one");
+  }
+  const { outpoint, verify, sign, mirrored } = first;
+  const records: MemoryRecord[] = [...fixed.value];
+  // Before the lock there is no step at all, unless the word of a person stands for the lock.
+  const possible = checkOutpoint(memory, channel, outpoint, isOnWord(channel) ? 0n : 1n);
+  if (!possible.ok) return possible;
+  if (channel.locked === null) records.push({ type: "funding_locked", channelKeyId, outpoint });
+  const known = channel.outpoints.get(outpointKey(outpoint));
+  if (!mirrored) return refuse("NOT_MIRRORED", "an HTLC differs between the two commitments of this step");
+  if (verify !== null) {
+    const local = fixContent(known?.local ?? null, verify, onWord.local);
+    if (!local.ok) return local;
+    if (!verify.signaturesGood) {
+      return refuse(
+        "BAD_SIGNATURE",
+        `the peer's signatures are not good for our commitment ${verify.number}`,
+      );
+    }
+    if (local.value === "new") {
+      if (channel.closing) return refuse("FROZEN", "a close was signed: no newer commitment follows");
+      const { number, content } = verify;
+      const type = "local_commitment_verified";
+      records.push({ type, channelKeyId, outpoint, number, content, fundingInputs: [] });
+    }
+  }
+  if (sign !== null) {
+    const remote = fixContent(known?.remote ?? null, sign, onWord.remote);
+    if (!remote.ok) return remote;
+    if (remote.value === "new") {
+      if (channel.closing) return refuse("FROZEN", "a close was signed: no newer commitment follows");
+      const { number, content } = sign;
+      records.push({ type: "remote_commitment_signed", channelKeyId, outpoint, number, content });
+    }
+  }
+  if (!facts.revoke) {
+    if (verify === null && sign === null) return refuse("BAD_REQUEST", "a step that asks for nothing");
+    return ok({ records, revoked: null });
+  }
+  const newest = verify?.number ?? known?.local?.number ?? 0n;
+  if (newest === 0n) return refuse("BAD_REQUEST", "no commitment follows number 0: it is not revoked");
+  return ok({ records, revoked: newest - 1n });
+}
+
+/** Our newest commitment, whose content the caller names: it is what the memory holds, or a person's word stands for it. */
+function newestLocal(
+  memory: Memory,
+  channel: ChannelMemory,
+  local: CommitmentContent,
+): Result<readonly MemoryRecord[], Refusal> {
+  const { outpoint, number, content } = local;
+  const { channelKeyId, onWord } = channel;
+  const possible = checkOutpoint(memory, channel, outpoint, 0n);
+  if (!possible.ok) return possible;
+  const known = channel.outpoints.get(outpointKey(outpoint))?.local ?? null;
+  if (known === null && !onWord.local) {
+    return refuse("BAD_SIGNATURE", "the peer's signature on our commitment was never verified");
+  }
+  const fixed = fixContent(known, local, onWord.local);
+  if (!fixed.ok) return fixed;
+  if (fixed.value === "known") return ok(NOTHING);
+  // A number that was never verified here, and nobody's word for it.
+  if (!onWord.local) return refuse("BAD_SIGNATURE", `our commitment ${number} was never verified`);
+  const type = "local_commitment_verified";
+  return ok([{ type, channelKeyId, outpoint, number, content, fundingInputs: [] }]);
+}
+
+/** SignClosing: what concerns memory. One-way: our balance must not change any more. */
+export function signClosing(
+  memory: Memory,
+  ref: ChannelRef,
+  terms: Uint8Array,
+  local: CommitmentContent,
+): Decision {
+  const served = serveChannel(memory, ref);
+  if (!served.ok) return served;
+  const channel = served.value;
+  const fixed = fixTerms(channel, terms);
+  if (!fixed.ok) return fixed;
+  if (channel.locked === null && !isOnWord(channel)) {
+    return refuse("NOT_LOCKED", "no funding outpoint is locked yet");
+  }
+  const newest = newestLocal(memory, channel, local);
+  if (!newest.ok) return newest;
+  const { channelKeyId, closing } = channel;
+  return ok([
+    ...fixed.value,
+    ...newest.value,
+    ...(closing ? NOTHING : [{ type: "closing_signed", channelKeyId } as const]),
+  ]);
+}
+
+/** SignOwnCommitment: one-way, nothing follows it. Asked again it is served whoever owns the channel by then. */
+export function signOwnCommitment(
+  memory: Memory,
+  ref: ChannelRef,
+  terms: Uint8Array,
+  local: CommitmentContent & { readonly signatureGood: boolean },
+): Decision {
+  const found = findChannel(memory, ref.channelKeyId);
+  if (!found.ok) return found;
+  const channel = found.value;
+  const served = channel.frozen ? found : serveChannel(memory, ref);
+  if (!served.ok) return served;
+  const fixed = fixTerms(channel, terms);
+  if (!fixed.ok) return fixed;
+  const newest = newestLocal(memory, channel, local);
+  if (!newest.ok) return newest;
+  if (!local.signatureGood) {
+    return refuse("BAD_SIGNATURE", "the peer's signature is not good for our commitment");
+  }
+  const { channelKeyId, frozen } = channel;
+  return ok([
+    ...fixed.value,
+    ...newest.value,
+    ...(frozen ? NOTHING : [{ type: "channel_frozen", channelKeyId } as const]),
+  ]);
 }
 
 /**

@@ -10,13 +10,13 @@ import {
   bindDatabase,
   type Decision,
   drawChannel,
-  freezeChannel,
   highestPointNumber,
   lockFunding,
   MAX_NAMED_OUTPUTS,
   nameDestinations,
   registerEpoch,
   signFundingAttempt,
+  signOwnCommitment,
   signRemoteCommitment,
   signWalletInputs,
 } from "./rules.ts";
@@ -77,6 +77,12 @@ function attempt(memory: Memory, ref: ReturnType<typeof channelAt>, asked: Attem
   return take(memory, signFundingAttempt(memory, ref, TERMS, asked));
 }
 
+/** Signs our commitment 0 of outpoint 1 for broadcast. */
+function freeze(memory: Memory, ref: ReturnType<typeof channelAt>) {
+  const own = { outpoint: outpoint(1), number: 0n, content: bytes(0x10), signatureGood: true };
+  return take(memory, signOwnCommitment(memory, ref, TERMS, own));
+}
+
 /** A channel with one verified attempt at outpoint 1. */
 function funded() {
   const memory = emptyMemory();
@@ -115,8 +121,8 @@ Deno.test("an older number is never signed again, not even with the same content
 Deno.test("after our own commitment was signed for broadcast nothing follows, and that is remembered", () => {
   const { memory, ref } = funded();
   assert.equal(take(memory, lockFunding(memory, ref, outpoint(1))), "ok");
-  assert.equal(take(memory, freezeChannel(memory, ref)), "ok");
-  assert.equal(take(memory, freezeChannel(memory, ref)), "known");
+  assert.equal(freeze(memory, ref), "ok");
+  assert.equal(freeze(memory, ref), "known");
   assert.equal(remote(memory, ref, outpoint(1), 0x20, 0n), "FROZEN");
   assert.equal(remote(memory, ref, outpoint(1), 0x21, 1n), "FROZEN");
   assert.equal(attempt(memory, ref, facts(outpoint(1))), "FROZEN");
@@ -125,7 +131,7 @@ Deno.test("after our own commitment was signed for broadcast nothing follows, an
 
 Deno.test("the freeze needs the registered epoch", () => {
   const { memory, ref } = funded();
-  assert.equal(take(memory, freezeChannel(memory, { ...ref, epoch: 2n })), "EPOCH_STALE");
+  assert.equal(freeze(memory, { ...ref, epoch: 2n }), "EPOCH_STALE");
 });
 
 Deno.test("our own commitment 0 has one content, too", () => {
