@@ -57,6 +57,8 @@ CREATE TABLE payments (
   total_msat      bigint NOT NULL CHECK (total_msat >= amount_msat),
   payment_secret  bytea CHECK (octet_length(payment_secret) = 32),
   metadata        bytea,
+  -- More records for the destination, as a TLV stream.
+  extra_tlvs      bytea,
   -- keysend: sent with the part.
   keysend_preimage bytea CHECK (octet_length(keysend_preimage) = 32),
   final_cltv      integer NOT NULL,
