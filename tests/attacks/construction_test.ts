@@ -23,6 +23,9 @@ const ADDS_REFUSED_AT = 4096;
 const TURNS_AHEAD = 32;
 const MAX_ITEMS = 252;
 
+/** What every input is counted with at least (BOLT 3). */
+const LEAST_WITNESS = 107;
+
 type Attack = (peer: HostilePeer) => Promise<void>;
 
 function input(changes: Parameters<HostilePeer["sayInput"]>[1]): Attack {
@@ -269,6 +272,26 @@ attack("construction, rule 37: more than 252 outputs", async () => {
   });
   await aborted(peer, /more than 252 outputs/);
 });
+
+attack(
+  "construction, rule 38: as many inputs and outputs as there may be are far from 400000 weight units, and are built",
+  async () => {
+    await using peer = await victim.connect();
+    const { dust_limit_satoshis: sats } = await peer.openTo();
+    // Room for what the node adds. No message carries witnesses for more than 65535 weight units besides.
+    const many = MAX_ITEMS - 8;
+    const coins = Array.from({ length: many }, () => fakeCoin("p2wsh"));
+    const outputs = Array.from({ length: many - 1 }, () => ({ sats, script: WALLET_SCRIPT }));
+    const agreed = await peer.construct({ coins, outputs: [funding(peer), ...outputs] });
+    const { funding_txid } = await peer.expect("commitment_signed");
+    assert.deepEqual(funding_txid, agreed.txid, "both built the same transaction");
+    const weight = agreed.tx.weight() + LEAST_WITNESS * agreed.tx.ins.length;
+    assert.ok(weight > 100_000 && weight + 65_535 < 400_000, `${weight} weight units`);
+    await peer.abort();
+    await peer.expect("tx_abort");
+    await victim.nothingLeft();
+  },
+);
 
 attack(
   "construction, rules 31 and 34: P2WPKH, P2WSH and P2TR outputs are taken, and a removed output may be spent again",

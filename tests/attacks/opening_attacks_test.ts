@@ -8,14 +8,16 @@ import { Transaction } from "bitcoinjs-lib";
 import { p2wsh } from "bolt/tx/scripts.ts";
 import { encodeWitness } from "bolt/tx/witness.ts";
 import type { Message } from "bolt/wire/messages.ts";
-import { until } from "tools/node/commands.ts";
+import { until, untilSynced } from "tools/node/commands.ts";
 import { fakeCoin, type HostileCoin } from "../lib/hostile_coins.ts";
-import { HostilePeer } from "../lib/hostile_peer.ts";
+import { type Agreed, HostilePeer } from "../lib/hostile_peer.ts";
 import { randomSecret } from "../lib/raw_peer.ts";
 import { channelRows, openRows } from "../lib/rows.ts";
 import { attack, refuses, staysSilent, useVictim } from "./victim.ts";
 
 const MAX_OPENS = 3;
+/** Blocks before a block's own coin may be spent. */
+const COINBASE_MATURITY = 100;
 const MAX_OPENS_PER_MINUTE = 8;
 /** Coins of the node that one peer's opens may hold, and all peers'. */
 const MAX_INPUTS_OF_PEER = 2;
@@ -175,6 +177,26 @@ attack(
   },
 );
 
+/** The newest block's own coin, which anybody may spend once it is mature. */
+async function youngCoin(): Promise<HostileCoin> {
+  const [hash] = await victim.chain.mine(1);
+  const block = await victim.chain.rpc<{ tx: { hex: string }[] }>("getblock", [hash, 2]);
+  const coinbase = Transaction.fromHex(block.tx[0]!.hex);
+  coinbase.stripWitnesses();
+  return {
+    kind: "p2wsh",
+    secret: randomSecret(),
+    prevtx: coinbase.toBuffer(),
+    outpoint: { txid: coinbase.getHash(), vout: 0 },
+    amount: coinbase.outs[0]!.value,
+    script: coinbase.outs[0]!.script,
+  };
+}
+
+async function isInMempool({ tx }: Agreed): Promise<boolean> {
+  return (await victim.chain.rpc<string[]>("getrawmempool")).includes(tx.getId());
+}
+
 attack(
   "attack 6, opens without what makes them safe (LDK #2808, #1924): no channel_type is refused, an immature coinbase is never broadcast",
   async () => {
@@ -186,27 +208,15 @@ attack(
       await refuses(peer, { type: "error", text: /channel_type/ }, open.temporary_channel_id);
       await victim.nothingLeft(before);
     }
-    const [hash] = await victim.chain.mine(1);
-    const block = await victim.chain.rpc<{ tx: { hex: string }[] }>("getblock", [hash, 2]);
-    const coinbase = Transaction.fromHex(block.tx[0]!.hex);
-    coinbase.stripWitnesses();
+    const young = await youngCoin();
     await using peer = await victim.connect();
-    const young: HostileCoin = {
-      kind: "p2wsh",
-      secret: randomSecret(),
-      prevtx: coinbase.toBuffer(),
-      outpoint: { txid: coinbase.getHash(), vout: 0 },
-      amount: coinbase.outs[0]!.value,
-      script: coinbase.outs[0]!.script,
-    };
     await peer.openTo();
     const agreed = await peer.construct({ coins: [young] });
     await peer.commit(agreed);
     // It may be good one day, so it is nobody's fault; it is only nothing that a mempool takes now.
     await peer.sign(agreed);
     await staysSilent(peer);
-    const mempool = await victim.chain.rpc<string[]>("getrawmempool");
-    assert.equal(mempool.includes(agreed.tx.getId()), false);
+    assert.equal(await isInMempool(agreed), false);
     const rows = await channelRows(victim.node, bytesToHex(peer.channelId));
     assert.equal(rows?.locked, null);
   },
@@ -492,6 +502,25 @@ attack(
     } finally {
       for (const peer of peers) await peer.close();
     }
+  },
+);
+
+attack(
+  "attack 6, a funding transaction that spends a young coinbase (rule 70): broadcast and locked in once a hundred blocks made it good, no block earlier",
+  async () => {
+    const young = await youngCoin();
+    await using peer = await victim.connect();
+    const agreed = await peer.fullOpen([young]);
+    await victim.chain.mine(COINBASE_MATURITY - 2);
+    await untilSynced(victim.chain, victim.node);
+    await staysSilent(peer);
+    assert.equal(await isInMempool(agreed), false);
+    await victim.chain.mine(1);
+    await until("the node sends it again", () => isInMempool(agreed));
+    await victim.chain.mine(1);
+    await peer.expect("channel_ready");
+    const rows = await channelRows(victim.node, bytesToHex(peer.channelId));
+    assert.equal(rows?.locked, agreed.tx.getId());
   },
 );
 

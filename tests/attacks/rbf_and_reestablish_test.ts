@@ -3,10 +3,10 @@
  * Whatever is refused, the channel and its earlier attempts stay as they were.
  */
 import assert from "node:assert/strict";
-import { bytesToHex } from "@noble/hashes/utils.js";
+import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
 import { p2wsh } from "bolt/tx/scripts.ts";
 import { signedSat } from "bolt/units.ts";
-import type { MessageOf } from "bolt/wire/messages.ts";
+import { encodeMessage, type Message, type MessageOf, ONION_PACKET_LENGTH } from "bolt/wire/messages.ts";
 import { psbtFor, until } from "tools/node/commands.ts";
 import { fakeCoin, type HostileCoin } from "../lib/hostile_coins.ts";
 import { type Agreed, HOSTILE_SAT, HostilePeer } from "../lib/hostile_peer.ts";
@@ -14,7 +14,7 @@ import { type ChannelRows, channelRows } from "../lib/rows.ts";
 import { attack, refuses, staysSilent, useVictim } from "./victim.ts";
 
 const MAX_ATTEMPTS = 2;
-const TESTS_WITH_CHANNELS = 40;
+const TESTS_WITH_CHANNELS = 50;
 const victim = await useVictim({
   coins: 6,
   stock: Array.from({ length: TESTS_WITH_CHANNELS }, () => "p2tr" as const),
@@ -343,6 +343,83 @@ for (const [name, changes, text] of BAD_REESTABLISH) {
     await peer.reconnect();
     await peer.sayReestablish();
     await refuses(peer, { type: "error", text });
+  });
+}
+
+/** channel_reestablish as BOLT 2 has it, with one more record at its end. */
+function reestablishWith(peer: HostilePeer, type: number, length: number): Uint8Array {
+  const record = [type, length, ...new Uint8Array(length).fill(7)];
+  return Uint8Array.of(...encodeMessage(peer.reestablishMessage()), ...record);
+}
+
+for (
+  const [name, type, length] of [
+    ["0 with a txid, as eclair's experimental splices have it", 0, 32],
+    ["1 with a txid and no flags, the form before BOLT 2 had flags", 1, 32],
+    ["2, even and of nobody", 2, 1],
+  ] as const
+) {
+  attack(
+    `channel_reestablish, rule 77: record ${name}: a warning, and the right message is still heard`,
+    async () => {
+      const channel = await opened();
+      await using peer = channel.peer;
+      await reconnected(channel);
+      await peer.raw.sendBytes(reestablishWith(peer, type, length));
+      await refuses(peer, { type: "warning", text: /malformed/ });
+      await staysSilent(peer);
+      await peer.sayReestablish();
+      await intact(channel);
+    },
+  );
+}
+
+attack("channel_reestablish, rule 77: a record 3, odd, is not looked at", async () => {
+  const channel = await opened();
+  await using peer = channel.peer;
+  await reconnected(channel);
+  await peer.raw.sendBytes(reestablishWith(peer, 3, 32));
+  await intact(channel);
+});
+
+/** What a channel says only in use. */
+const UPDATES: readonly ((channel_id: Uint8Array) => Message)[] = [
+  (channel_id) => ({
+    type: "update_add_htlc",
+    channel_id,
+    id: 0n,
+    amount_msat: 1_000_000n,
+    payment_hash: new Uint8Array(32).fill(3),
+    cltv_expiry: 500,
+    onion_routing_packet: new Uint8Array(ONION_PACKET_LENGTH),
+  }),
+  (channel_id) => ({
+    type: "update_fulfill_htlc",
+    channel_id,
+    id: 0n,
+    payment_preimage: new Uint8Array(32).fill(3),
+  }),
+  (channel_id) => ({ type: "update_fail_htlc", channel_id, id: 0n, reason: new Uint8Array(292) }),
+  (channel_id) => ({ type: "update_fee", channel_id, feerate_per_kw: 2_000 }),
+  (channel_id) => ({
+    type: "revoke_and_ack",
+    channel_id,
+    per_commitment_secret: new Uint8Array(32).fill(3),
+    next_per_commitment_point: hexToBytes(victim.node.id),
+  }),
+];
+
+for (const update of UPDATES) {
+  const { type } = update(new Uint8Array(32));
+  attack(`${type} before lock-in: a warning and a hang-up, and the next connection is good`, async () => {
+    const channel = await opened();
+    await using peer = channel.peer;
+    await peer.send(update(peer.channelId));
+    await refuses(peer, { type: "warning", text: /before the channel is locked in/ });
+    await peer.raw.closed();
+    await reconnected(channel);
+    await peer.sayReestablish();
+    await intact(channel);
   });
 }
 

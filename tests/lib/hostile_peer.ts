@@ -633,8 +633,10 @@ export class HostilePeer {
   }
 
   /** channel_reestablish of a channel before lock-in. */
-  sayReestablish(changes: Partial<MessageOf<"channel_reestablish">> = {}): Promise<void> {
-    return this.send({
+  reestablishMessage(
+    changes: Partial<MessageOf<"channel_reestablish">> = {},
+  ): MessageOf<"channel_reestablish"> {
+    return {
       type: "channel_reestablish",
       channel_id: this.channelId,
       next_commitment_number: 1n,
@@ -642,7 +644,12 @@ export class HostilePeer {
       your_last_per_commitment_secret: new Uint8Array(32),
       my_current_per_commitment_point: this.keys.firstPerCommitmentPoint,
       ...changes,
-    });
+    };
+  }
+
+  /** Sends channel_reestablish. */
+  sayReestablish(changes: Partial<MessageOf<"channel_reestablish">> = {}): Promise<void> {
+    return this.send(this.reestablishMessage(changes));
   }
 
   /** channel_ready. */
