@@ -1,7 +1,7 @@
 /** Two hsmds that fund a channel together: for tests only. */
 import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import { sha256 } from "@noble/hashes/sha2.js";
-import { utf8ToBytes } from "@noble/hashes/utils.js";
+import { concatBytes, utf8ToBytes } from "@noble/hashes/utils.js";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,8 +14,13 @@ import { ArcusError } from "common/grpc/errors.ts";
 import {
   BindDatabaseRequestSchema,
   type ChannelKeys,
+  type CommitmentContentSchema,
+  CommitmentStepResultSchema,
+  CommitmentStepSchema,
   LockFundingRequestSchema,
   NewChannelRequestSchema,
+  type OutpointSignatures,
+  type OutpointStepSchema,
   RegisterEpochsRequestSchema,
   SignFundingAttemptRequestSchema,
   SignRemoteCommitment0RequestSchema,
@@ -317,4 +322,153 @@ export async function withPair(
   await bind(a.hsm);
   await bind(b.hsm);
   await body(await openChannel(a, b), { a, b, directory: directory.path });
+}
+
+type ContentInit = MessageInitShape<typeof CommitmentContentSchema>;
+type OutpointInit = MessageInitShape<typeof OutpointStepSchema>;
+
+/** A step, before it is a message. */
+export interface TestStep {
+  readonly stepId: bigint;
+  readonly channel: ReturnType<typeof refOf>;
+  readonly terms?: ReturnType<typeof termsOf>;
+  readonly outpoints?: OutpointInit[];
+  readonly revoke?: boolean;
+  readonly ecdhPoints?: Uint8Array[];
+}
+
+/** An HTLC as one side sees it. */
+export interface TestHtlc {
+  readonly id: bigint;
+  /** This side offered it. */
+  readonly offered: boolean;
+  readonly amountMsat: bigint;
+  readonly hash: Uint8Array;
+  readonly expiry: number;
+}
+
+/** What both commitments of a number hold, as one side sees it; its balance is what is left. */
+export interface TestContent {
+  readonly number: bigint;
+  readonly toRemoteMsat: bigint;
+  readonly feerate: number;
+  readonly htlcs: readonly TestHtlc[];
+}
+
+/** The same state as the other side sees it. */
+export function mirrored(content: TestContent, capacitySat: bigint): TestContent {
+  const { number, feerate, htlcs } = content;
+  return {
+    number,
+    feerate,
+    toRemoteMsat: localMsat(content, capacitySat),
+    htlcs: htlcs.map((htlc) => ({ ...htlc, offered: !htlc.offered })),
+  };
+}
+
+function localMsat({ toRemoteMsat, htlcs }: TestContent, capacitySat: bigint): bigint {
+  return htlcs.reduce((rest, { amountMsat }) => rest - amountMsat, capacitySat * 1000n - toRemoteMsat);
+}
+
+/** A content as a request carries it. */
+export function contentOf(content: TestContent, capacitySat: bigint) {
+  const { number, toRemoteMsat, feerate, htlcs } = content;
+  return {
+    number,
+    toLocalMsat: localMsat(content, capacitySat),
+    toRemoteMsat,
+    feeratePerkw: feerate,
+    htlcIds: htlcs.map(({ id }) => id),
+    htlcOffered: htlcs.map(({ offered }) => offered),
+    htlcAmountMsat: htlcs.map(({ amountMsat }) => amountMsat),
+    htlcPaymentHashes: concatBytes(...htlcs.map(({ hash }) => hash)),
+    htlcCltvExpiry: htlcs.map(({ expiry }) => expiry),
+  } satisfies ContentInit;
+}
+
+/** Asks for one step; answers when it is durable. */
+export async function askStep(hsm: Hsm, step: TestStep) {
+  const begun = hsm.beginStep(create(CommitmentStepSchema, step));
+  await hsm.settled();
+  return create(CommitmentStepResultSchema, begun.finish());
+}
+
+/** A funded and locked channel between two hsmds, and the steps that both sides take. */
+export class LockedChannel {
+  readonly capacitySat: bigint;
+
+  private constructor(
+    readonly pair: Pair,
+    readonly outpoint: OutPoint,
+    readonly funds: Funds,
+    readonly first: Awaited<ReturnType<typeof fund>>,
+  ) {
+    this.capacitySat = funds.opener + funds.accepter;
+  }
+
+  /** Funds and locks. */
+  static async open(pair: Pair, funds: Funds): Promise<LockedChannel> {
+    const first = await fund(pair, funds);
+    const { outpoint } = first.funding;
+    const plain = { txid: new Uint8Array(outpoint.txid), vout: outpoint.vout };
+    await lock(pair.opener, plain);
+    await lock(pair.accepter, plain);
+    return new LockedChannel(pair, plain, funds, first);
+  }
+
+  /** The other side. */
+  peer(side: Side): Side {
+    return side === this.pair.opener ? this.pair.accepter : this.pair.opener;
+  }
+
+  /** A side's per-commitment point, from its keys. */
+  point(side: Side, number: bigint): Uint8Array {
+    return side.keys.channel(side.channelKeyId).perCommitmentPoint(number);
+  }
+
+  /** What a step of a side says of itself. */
+  head(side: Side, stepId = 1n) {
+    return { stepId, channel: refOf(side), terms: termsOf(this.pair, side) };
+  }
+
+  /** The part that signs the peer's commitment. */
+  signing(side: Side, content: TestContent) {
+    return {
+      sign: contentOf(content, this.capacitySat),
+      remotePerCommitmentPoint: this.point(this.peer(side), content.number),
+    };
+  }
+
+  /** The part that verifies our commitment. */
+  verifying(content: TestContent, signatures: Pick<OutpointSignatures, "signature" | "htlcSignatures">) {
+    return {
+      verify: contentOf(content, this.capacitySat),
+      remoteSignature: signatures.signature,
+      remoteHtlcSignatures: signatures.htlcSignatures,
+    };
+  }
+
+  /** A whole step on the locked outpoint. */
+  step(side: Side, parts: object, revoke = false, more: Partial<TestStep> = {}): TestStep {
+    const outpoint = { outpoint: this.outpoint, capacitySat: this.capacitySat, ...parts };
+    return { ...this.head(side), outpoints: [outpoint], revoke, ...more };
+  }
+
+  /** Signs the peer's commitment of a content; fails if that is refused. */
+  async sign(side: Side, content: TestContent): Promise<OutpointSignatures> {
+    const result = await askStep(side.hsm, this.step(side, this.signing(side, content)));
+    const [signatures] = result.outpoints;
+    if (result.refusal !== "" || signatures === undefined) {
+      throw new Error(`${result.refusal} ${result.detail}`);
+    }
+    return signatures;
+  }
+
+  /** The peer signs a content as `side` sees it; `side` verifies it, and revokes the one before. */
+  async commit(side: Side, content: TestContent) {
+    const signatures = await this.sign(this.peer(side), mirrored(content, this.capacitySat));
+    const request = this.step(side, this.verifying(content, signatures), true);
+    const result = await askStep(side.hsm, request);
+    return { result, request, signatures };
+  }
 }
