@@ -105,10 +105,8 @@ function checkParty(setup: Setup, m: PartyFields): Result<PartyParams, TermsFail
     );
   }
   const upfront = negotiated(setup, "option_upfront_shutdown_script");
-  if (upfront && m.upfront_shutdown_script === undefined) {
-    return refuse("upfront_shutdown_script", "upfront_shutdown_script is missing");
-  }
-  const script = upfront ? m.upfront_shutdown_script! : null;
+  // BOLT 2 asks for an empty one, but Core Lightning leaves it out: both bind the peer to nothing.
+  const script = upfront ? m.upfront_shutdown_script ?? new Uint8Array() : null;
   if (script !== null && script.length > 0 && !acceptableShutdownScript(setup, script)) {
     return refuse("upfront_shutdown_script", "upfront_shutdown_script is not of an accepted form");
   }

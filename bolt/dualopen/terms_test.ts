@@ -223,11 +223,13 @@ Deno.test("channel_type is demanded of both messages", () => {
   assertRefused(checkAcceptChannel2(SETUP, OURS, without(ACCEPT, "channel_type")), "channel_type");
 });
 
-Deno.test("upfront_shutdown_script is demanded where both have the feature, and ignored where not", () => {
-  const open = without(OPEN, "upfront_shutdown_script");
-  const accept = without(ACCEPT, "upfront_shutdown_script");
-  assertRefused(checkOpenChannel2(SETUP, open), "upfront_shutdown_script");
-  assertRefused(checkAcceptChannel2(SETUP, OURS, accept), "upfront_shutdown_script");
+Deno.test("upfront_shutdown_script left out counts as empty where both have the feature, and is ignored where not", () => {
+  const open = checkOpenChannel2(SETUP, without(OPEN, "upfront_shutdown_script"));
+  assert.ok(open.ok);
+  assert.deepEqual(open.value.remote.upfrontShutdownScript, new Uint8Array());
+  const accept = checkAcceptChannel2(SETUP, OURS, without(ACCEPT, "upfront_shutdown_script"));
+  assert.ok(accept.ok);
+  assert.deepEqual(accept.value.remote.upfrontShutdownScript, new Uint8Array());
   const lacking = setup(["option_upfront_shutdown_script"]);
   const taken = checkOpenChannel2(lacking, { ...OPEN, upfront_shutdown_script: Uint8Array.of(0x51) });
   assert.ok(taken.ok);

@@ -146,18 +146,6 @@ attack("open_channel2, rule 5: channel_type missing", async () => {
   await victim.nothingLeft();
 });
 
-attack("open_channel2, rule 16: upfront_shutdown_script missing though both have the feature", async () => {
-  await using peer = await victim.connect();
-  const { upfront_shutdown_script: _, ...open } = peer.openMessage();
-  await peer.send(open);
-  await refuses(
-    peer,
-    { type: "error", text: /upfront_shutdown_script is missing/ },
-    open.temporary_channel_id,
-  );
-  await victim.nothingLeft();
-});
-
 attack(
   "open_channel2, rule 1: open_channel of version 1 gets an error where dual funding is negotiated",
   async () => {
