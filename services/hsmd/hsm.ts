@@ -179,17 +179,12 @@ export class Hsm {
     return made;
   }
 
-  /** The terms that came with a request, checked and kept, or those that came before. */
+  /** The terms that came with a request, checked, or those that a rule passed before. */
   #basis(channelKeyId: Uint8Array, terms: ChannelTerms | undefined): Result<ChannelBasis, Refusal> {
-    const key = bytesToHex(channelKeyId);
-    if (terms === undefined) {
-      const known = this.#bases.get(key);
-      if (known !== undefined) return ok(known);
-      return err(refusal("TERMS_UNKNOWN", "the terms of this channel were not told yet"));
-    }
-    const made = channelBasis(this.#channelKeys(channelKeyId), terms);
-    if (made.ok) keep(this.#bases, key, made.value);
-    return made;
+    if (terms !== undefined) return channelBasis(this.#channelKeys(channelKeyId), terms);
+    const known = this.#bases.get(bytesToHex(channelKeyId));
+    if (known !== undefined) return ok(known);
+    return err(refusal("TERMS_UNKNOWN", "the terms of this channel were not told yet"));
   }
 
   /** A reference with the only payment key that its channel can have. */
@@ -497,6 +492,7 @@ export class Hsm {
     if (!decision.ok) return decision;
     const { records, revoked } = decision.value;
     this.file.append(records);
+    if (step.terms !== undefined) keep(this.#bases, bytesToHex(ref.channelKeyId), basis.value);
     const { keys } = basis.value;
     return ok(() => ({
       outpoints: built.map(({ remote, point }) =>
