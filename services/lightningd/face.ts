@@ -9,6 +9,7 @@ import {
   Lightningd,
   TestFundingTxResponse_Verdict as Verdict,
 } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
+import type { ClosingRoom } from "./closing/room.ts";
 import type { PeerStore } from "./peers/store.ts";
 import type { Chain, Wallet } from "./ports.ts";
 
@@ -21,6 +22,7 @@ export interface FaceOptions {
   readonly store: PeerStore;
   readonly chain: Chain;
   readonly wallet: Wallet;
+  readonly closing: Pick<ClosingRoom, "plan">;
   readonly log: Logger;
 }
 
@@ -35,7 +37,7 @@ function outpoint(wire: OutPoint): { txid: Uint8Array; vout: number } {
 
 /** arcus.lightningd.v1.Lightningd. */
 export function lightningdService(options: FaceOptions): ImplementedService {
-  const { store, chain, wallet, log } = options;
+  const { store, chain, wallet, closing, log } = options;
   const stale = () => aborted("EPOCH_STALE", "another owner has it by now");
   return implement(Lightningd, {
     async planContribution(request) {
@@ -106,6 +108,7 @@ export function lightningdService(options: FaceOptions): ImplementedService {
       const { opening, commitment, minAcceptable, maxAcceptable, floor } = await chain.feerates();
       return { opening, commitment, minAcceptable, maxAcceptable, floor };
     },
+    planClosing: ({ channel, epoch }) => closing.plan(channel, epoch),
     async openingProgress(request) {
       if (await store.progress(request.opening, request.epoch)) return {};
       // A negotiation that became an attempt has no row any more, and needs no timeout.

@@ -10,6 +10,8 @@ import type { OutPoint } from "bolt/tx/transaction.ts";
 import type { NegotiationResponse, SignResponse } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import type { Plan } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
 import type { ChannelParams } from "gen/arcus/store/v1/store_pb.ts";
+import type { Closed } from "./closing/room.ts";
+import type { ClosedRow, Decision } from "./closing/store.ts";
 
 /** The active lightningd's fence: every write names the epoch. */
 export interface Leader {
@@ -40,6 +42,8 @@ export interface Chain {
   onTip(listener: (height: BlockHeight, channels: readonly bigint[]) => void): void;
   /** gettxout without the mempool: confirmed and unspent. */
   confirmedUnspent(outpoints: readonly OutPoint[]): Promise<boolean[]>;
+  /** A transaction of a block of our rows; undefined when a reorg took that block away. */
+  confirmedTransaction(txid: Uint8Array, height: number): Promise<Uint8Array | undefined>;
   testmempoolaccept(tx: Uint8Array): Promise<{ verdict: "accepted" | "invalid" | "not_now"; detail: string }>;
   /** Sends now; the rows' transactions are sent again at start and at each block until deep. Empty: taken or known. */
   broadcast(tx: Uint8Array): Promise<string>;
@@ -367,6 +371,13 @@ export interface Peers {
    * coins in them back to us. Answers that transaction's id. 301 cannot afford, 311 unknown channel, 312 not stuck.
    */
   giveUpOpen(channelId: Uint8Array): Promise<Uint8Array>;
+  /**
+   * close: decides, and waits until both signed a close or our own commitment was sent. Rejects when the channel cannot be
+   * closed by us.
+   */
+  closeChannel(decision: Decision): Promise<Closed>;
+  /** Channels whose close is deep. */
+  listClosedChannels(peerId?: Uint8Array): Promise<ClosedRow[]>;
   /** dev-forget-channel: deletes the rows. Answers whether it was forced, and the funding txid if there was one. */
   forgetChannel(
     request: ForgetRequest,

@@ -1,11 +1,12 @@
 /** chain/ as the rest of lightningd has it. */
+import { hexToBytes } from "@noble/hashes/utils.js";
 import { type ConnectionOptions, transaction } from "common/pg/client.ts";
 import { ArcusError } from "common/grpc/errors.ts";
 import type { Logger } from "common/log.ts";
 import { type OutPoint, txidToDisplay } from "bolt/tx/transaction.ts";
 import type { BlockHeight } from "bolt/units.ts";
 import type { Chain, Feerates, Leader } from "../ports.ts";
-import { type BitcoindRpc, RpcError, RpcMixedUp, RpcUnreachable } from "./bitcoind.ts";
+import { asString, type BitcoindRpc, RpcError, RpcMixedUp, RpcUnreachable } from "./bitcoind.ts";
 import { send, testAccept } from "./broadcast.ts";
 import { type FeerateConfig, FeerateSource } from "./feerates.ts";
 import { Follower } from "./follow.ts";
@@ -107,6 +108,19 @@ class FollowedChain implements RunningChain {
       if (answer instanceof RpcError) throw answer;
       return answer !== null && answer !== undefined;
     });
+  }
+
+  async confirmedTransaction(txid: Uint8Array, height: number): Promise<Uint8Array | undefined> {
+    const { rpc } = this.options;
+    try {
+      const hash = await rpc.call("getblockhash", [height]);
+      return hexToBytes(
+        asString(await rpc.call("getrawtransaction", [txidToDisplay(txid), false, hash]), "transaction"),
+      );
+    } catch (error) {
+      if (error instanceof RpcError) return undefined;
+      throw error;
+    }
   }
 
   testmempoolaccept(

@@ -43,7 +43,14 @@ import {
   type OpenLimits,
   type OwnerState,
 } from "./spoke.ts";
-import { type ChannelRow, type DroppedOpening, type OpeningRow, ownerOf, type PeerStore } from "./store.ts";
+import {
+  type ChannelRow,
+  type DroppedOpening,
+  isLive,
+  type OpeningRow,
+  ownerOf,
+  type PeerStore,
+} from "./store.ts";
 
 /** A connectd whose stream is away for so long has lost its peers. */
 export const CONNECTD_LOST_MS = 10_000;
@@ -70,6 +77,8 @@ export interface FlowOptions {
   readonly scanNewAttempts: () => Promise<void>;
   /** Reservations whose holder is gone are released. */
   readonly reconcileWallet: () => Promise<void>;
+  /** The rows of a saved channel changed: a close may be complete, or have failed. */
+  readonly onChannelChanged: (channel: bigint) => void;
   /** What must end this process: the leadership or the database is gone. */
   readonly onError: (error: unknown) => void;
 }
@@ -326,6 +335,7 @@ export class Flow {
     this.options.scanNewAttempts().catch((error) =>
       this.options.log.warn({ err: error }, "attempts are scanned later")
     );
+    if (changed.channel !== 0n) this.options.onChannelChanged(changed.channel);
     const owner = live.owner("channel", changed.channel) ?? live.owner("opening", changed.opening);
     if (owner === undefined || owner.instance !== subd.instance || owner.epoch !== changed.epoch) return;
     this.#queueTend(owner.peer);
@@ -334,6 +344,7 @@ export class Flow {
   /** An owner let go. */
   released(_subd: Subd, released: Released): void {
     const { live } = this.options;
+    if (released.channel !== 0n) this.options.onChannelChanged(released.channel);
     const owner = released.channel !== 0n
       ? live.owner("channel", released.channel) ?? live.owner("opening", released.opening)
       : live.owner("opening", released.opening);
@@ -386,6 +397,26 @@ export class Flow {
     if (owner !== undefined) this.#withdrawOwner(owner);
     const peer = live.peer(row.peer_id);
     if (peer !== undefined) this.#say(peer, row.channel_id, [{ type: "error", text }], 0n, false);
+  }
+
+  /** A decision about a channel is in the rows: its owner reads them again. */
+  lookAgain(channel: bigint): void {
+    const { live } = this.options;
+    const owner = live.owner("channel", channel);
+    const subd = owner === undefined ? undefined : live.subds.get(owner.instance);
+    subd?.send({ message: { case: "lookAgain", value: { channel, height: this.options.height() } } });
+  }
+
+  /** The rows of a channel were taken from its owner: it lets go. The peer hears `text`, if there is any. */
+  async taken(channel: bigint, text: string | null): Promise<void> {
+    const { live, store } = this.options;
+    const owner = live.owner("channel", channel);
+    if (owner !== undefined) this.#withdrawOwner(owner);
+    const [row] = await store.channels({ ids: [channel] });
+    const peer = row === undefined ? undefined : live.peer(row.peer_id);
+    if (row === undefined || peer === undefined) return;
+    if (text !== null) this.#say(peer, row.channel_id, [{ type: "error", text }], 0n, false);
+    this.#queueTend(peer.hex);
   }
 
   /** Deletes a channel at a person's word. */
@@ -525,7 +556,7 @@ export class Flow {
     for (const row of rows) {
       if (row.generation !== held.generation || live.owner("channel", row.channel) !== undefined) continue;
       const kind = ownerOf(row.state);
-      if (kind === undefined || row.error_text !== null) continue;
+      if (kind === undefined || row.error_text !== null || !isLive(row.state)) continue;
       // dualopend let go at lock-in while we were away: its successor only has to be called.
       if (kind !== row.owner_daemon) continue;
       peer.begun.add(begunKey(row.channel, kind));
@@ -648,7 +679,7 @@ export class Flow {
     const { live, store, assigner } = this.options;
     if (this.#stopped || live.peers.get(peer.hex) !== peer || peer.closing !== false) return;
     const rows = await store.channels({ peerId: peer.peerId });
-    const alive = rows.filter((row) => row.error_text === null && ownerOf(row.state) !== undefined);
+    const alive = rows.filter((row) => row.error_text === null && isLive(row.state));
     const ownerless = alive.filter((row) => this.#ownerState(peer, row) === "none");
     const results = await assigner.assign(peer, ownerless.map((row) => ({ type: "channel", row })));
     results.forEach((result, index) => this.#assigned(peer, ownerless[index]!, result));
@@ -781,8 +812,8 @@ export class Flow {
     if (row.owner_epoch !== ended.epoch || owner === undefined) return await this.#tend(peer);
     const successor = ownerOf(row.state);
     if (row.error_text !== null || successor === undefined) return;
-    // The handover at lock-in: what connectd holds goes to the next owner.
-    if (successor !== owner.kind) return await this.#tend(peer);
+    // A handover: what connectd holds goes to the next owner. Of a complete close there is none to call.
+    if (successor !== owner.kind || !isLive(row.state)) return await this.#tend(peer);
     if (!owner.attached) {
       peer.refused.add(owner.instance);
       return this.#retry(peer);
@@ -892,9 +923,7 @@ export class Flow {
     channel: bigint | undefined,
     rows: readonly ChannelRow[],
   ): Promise<boolean> {
-    const alive = rows.some((row) =>
-      row.channel !== channel && row.error_text === null && ownerOf(row.state) !== undefined
-    );
+    const alive = rows.some((row) => row.channel !== channel && row.error_text === null && isLive(row.state));
     return alive ||
       (await this.options.store.openings(peer.peerId)).some((opening) => opening.channel === null);
   }
@@ -915,7 +944,7 @@ export class Flow {
       messageType: spoke.messageType,
       channel: row === undefined ? null : {
         state: row.state,
-        live: ownerOf(row.state) !== undefined,
+        live: this.#isServed(peer, row, spoke.messageType),
         errorText: row.error_text,
         owner: this.#ownerState(peer, row),
       },
@@ -974,6 +1003,16 @@ export class Flow {
       default:
         return unreachable(verdict);
     }
+  }
+
+  /**
+   * Whether somebody speaks for a channel. A complete close has closingd only for a peer that does not know of it
+   * (test_you_forgot_closed_channel): it begins with channel_reestablish, and whatever follows is its negotiation's.
+   */
+  #isServed(peer: LivePeer, row: ChannelRow, messageType: number): boolean {
+    if (isLive(row.state)) return true;
+    if (ownerOf(row.state) === undefined) return false;
+    return messageType === MessageType.channelReestablish || this.#ownerState(peer, row) === "live";
   }
 
   #wait(peer: LivePeer, spoke: PeerSpoke): void {

@@ -8,6 +8,8 @@ import type { ImplementedService } from "common/grpc/server.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
 import type { Logger } from "common/log.ts";
 import type { Sql } from "common/pg/client.ts";
+import { type Closed, ClosingRoom } from "../closing/room.ts";
+import { type ClosedRow, ClosingStore, type Decision } from "../closing/store.ts";
 import type { HsmdClient, NodeIdentity } from "../node.ts";
 import type {
   AttemptInfo,
@@ -74,6 +76,8 @@ export class PeerRoom implements Peers {
   readonly #flow: Flow;
   readonly #opens: Opens;
   readonly #connections: Connections;
+  readonly #closingStore: ClosingStore;
+  readonly #closing: ClosingRoom;
   #shutdownScript: Promise<Uint8Array> | undefined;
   #tip: Promise<void> = Promise.resolve();
 
@@ -113,7 +117,18 @@ export class PeerRoom implements Peers {
       feerateKnown: () => chain.feerates().then(() => true, () => false),
       scanNewAttempts: () => chain.scanNewAttempts(),
       reconcileWallet: () => wallet.reconcile(),
+      onChannelChanged: (channel) => this.#closing.changed(channel),
       onError: options.onFatal,
+    });
+    this.#closingStore = new ClosingStore(sql, leader);
+    const closing = this.#closing = new ClosingRoom({
+      store: this.#closingStore,
+      hsmd,
+      chain,
+      log,
+      taken: (channel, text) => flow.taken(channel, text),
+      lookAgain: (channel) => flow.lookAgain(channel),
+      onFatal: options.onFatal,
     });
     this.#opens = new Opens({
       live,
@@ -155,7 +170,7 @@ export class PeerRoom implements Peers {
         },
       }),
       registryService({ live, node, leader, log, policy: options.policy, events: flow }),
-      lightningdService({ store, chain, wallet, log }),
+      lightningdService({ store, chain, wallet, closing, log }),
     ];
   }
 
@@ -169,6 +184,7 @@ export class PeerRoom implements Peers {
     chain.onTip((height, channels) => this.#queueTip(height, channels));
     // Blocks that came while we were away.
     this.#queueTip(chain.height(), []);
+    this.#closing.start();
   }
 
   #queueTip(height: number, channels: readonly bigint[]): void {
@@ -188,6 +204,7 @@ export class PeerRoom implements Peers {
   async stop(): Promise<void> {
     this.#opens.stop();
     await this.#tip;
+    await this.#closing.stop();
     await this.#flow.stop();
   }
 
@@ -290,6 +307,14 @@ export class PeerRoom implements Peers {
     return this.#opens.abort(channelId);
   }
 
+  closeChannel(decision: Decision): Promise<Closed> {
+    return this.#closing.close(decision);
+  }
+
+  listClosedChannels(peerId?: Uint8Array): Promise<ClosedRow[]> {
+    return this.#closingStore.closed(peerId);
+  }
+
   async giveUpOpen(channelId: Uint8Array): Promise<Uint8Array> {
     const { fundingGiveupBlocks: blocks, chain, wallet } = this.options;
     const row = await this.#store.channelById(channelId);
@@ -354,6 +379,7 @@ export class PeerRoom implements Peers {
 
   /** A block came or went: owners look again, a sibling that confirmed after the lock raises the alarm. */
   async #onTip(height: number, channels: readonly bigint[]): Promise<void> {
+    await this.#closing.moved();
     await this.#flow.chainMoved(height, channels);
     for (const row of await this.#store.lockedElsewhere()) {
       await this.#flow.fail(row, "another funding attempt confirmed than the one that is locked");

@@ -46,7 +46,7 @@ export interface RegistryOptions {
 }
 
 function kindOf(daemon: string): SubdKind {
-  if (daemon === "dualopend" || daemon === "channeld") return daemon;
+  if (daemon === "dualopend" || daemon === "channeld" || daemon === "closingd") return daemon;
   throw invalidArgument("UNKNOWN_DAEMON", `no channels for a daemon named ${daemon}`);
 }
 

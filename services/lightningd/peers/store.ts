@@ -23,17 +23,26 @@ export const CHANNELD_STATES = [
   "CHANNELD_SHUTTING_DOWN",
 ] as const;
 
+/** States that closingd owns. A complete close needs nobody: closingd is called when the peer asks for it again. */
+export const CLOSINGD_STATES = ["CLOSINGD_SIGEXCHANGE", "CLOSINGD_COMPLETE"] as const;
+
 /** The daemons that own channels today. */
-export type SubdKind = "dualopend" | "channeld";
+export type SubdKind = "dualopend" | "channeld" | "closingd";
 
 /** Whose a channel in this state is; undefined: nobody talks to the peer about it. */
 export function ownerOf(state: string): SubdKind | undefined {
   if (DUALOPEND_STATES.some((s) => s === state)) return "dualopend";
   if (CHANNELD_STATES.some((s) => s === state)) return "channeld";
+  if (CLOSINGD_STATES.some((s) => s === state)) return "closingd";
   return undefined;
 }
 
-const LIVE_STATES: readonly string[] = [...DUALOPEND_STATES, ...CHANNELD_STATES];
+const LIVE_STATES: readonly string[] = [...DUALOPEND_STATES, ...CHANNELD_STATES, "CLOSINGD_SIGEXCHANGE"];
+
+/** Whether lightningd calls the owner of a channel in this state by itself, and keeps its peer connected. */
+export function isLive(state: string): boolean {
+  return LIVE_STATES.includes(state);
+}
 
 /** What a negotiation that lost its connection leaves to be told. */
 export interface DroppedOpening {
@@ -608,7 +617,9 @@ export class PeerStore {
         channel_key_id, payment_key_index, generation, reestablish_sent, locked_attempt, opener, params, local_alias,
         remote_alias, channel_ready_received, reestablish_received, shutdown_sent, shutdown_received, created_at,
         state_changed_at
-      FROM channels ${peerId === undefined ? sql`` : sql`WHERE peer_id = ${peerId}`} ORDER BY channel`;
+      FROM channels WHERE state <> 'CLOSED' ${
+      peerId === undefined ? sql`` : sql`AND peer_id = ${peerId}`
+    } ORDER BY channel`;
     return rows.map((row) => ({
       ...row,
       params: fromBinary(ChannelParamsSchema, row.params),

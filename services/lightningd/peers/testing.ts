@@ -369,6 +369,7 @@ export class TestRoom implements AsyncDisposable {
           })
           : Promise.reject(new Error("unknown")),
       onTip: (listener) => void this.tips.push((tip, channels) => listener(height(tip), channels)),
+      confirmedTransaction: () => Promise.resolve(undefined),
       confirmedUnspent: (outpoints) => Promise.resolve(outpoints.map(() => true)),
       testmempoolaccept: () => Promise.resolve({ verdict: "accepted", detail: "" }),
       broadcast: () => Promise.resolve(""),
