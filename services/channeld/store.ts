@@ -258,6 +258,21 @@ export async function loadPastOffers(sql: Sql, origins: readonly bigint[]): Prom
   });
 }
 
+/** What ended while lightningd did not hear of it: its rows still wait for it. */
+export interface Missed {
+  readonly outgoing: readonly PastOffer[];
+  readonly incoming: readonly { readonly htlc: bigint; readonly id: bigint }[];
+}
+
+/** Parts and decisions of lightningd's whose HTLCs are over. */
+export async function loadMissed(sql: Sql, channel: bigint): Promise<Missed> {
+  const parts = await sql<{ part: bigint }[]>`SELECT part FROM live_parts WHERE channel = ${channel}`;
+  const incoming = await sql<{ htlc: bigint; id: bigint }[]>`
+    SELECT h.htlc, h.id FROM htlc_decisions d JOIN htlc_history h ON h.htlc = d.htlc WHERE d.channel = ${channel}`;
+  const outgoing = parts.length === 0 ? [] : await loadPastOffers(sql, parts.map(({ part }) => part));
+  return { outgoing, incoming };
+}
+
 /** Whose onions these are: htlcs.htlc by key of the onion, in hex. */
 export async function loadOnionKeys(
   sql: Sql,
