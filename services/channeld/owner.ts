@@ -206,6 +206,11 @@ export class Owner implements SubdOwner {
     return this.#fence.version;
   }
 
+  /** CLN's name of the channel's state. */
+  get state(): ChannelState {
+    return this.#state.channel.state;
+  }
+
   /** Why no update may be made now; empty when the channel is usable. */
   get paused(): string {
     return paused(this.#state) ?? "";

@@ -2,7 +2,7 @@
 // @generated from file arcus/channeld/v1/channeld.proto (package arcus.channeld.v1, syntax proto3)
 /* eslint-disable */
 
-// channeld owns a channel from lock-in until shutdown: reestablish, channel_ready's repetition, later HTLCs.
+// channeld owns a channel from lock-in until shutdown: reestablish, channel_ready's repetition, HTLCs.
 
 import type { GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file arcus/channeld/v1/channeld.proto.
  */
 export const file_arcus_channeld_v1_channeld: GenFile = /*@__PURE__*/
-  fileDesc("CiBhcmN1cy9jaGFubmVsZC92MS9jaGFubmVsZC5wcm90bxIRYXJjdXMuY2hhbm5lbGQudjEiFQoTTGlzdENoYW5uZWxzUmVxdWVzdCL1AQoUTGlzdENoYW5uZWxzUmVzcG9uc2USQQoIY2hhbm5lbHMYASADKAsyLy5hcmN1cy5jaGFubmVsZC52MS5MaXN0Q2hhbm5lbHNSZXNwb25zZS5DaGFubmVsGpkBCgdDaGFubmVsEg8KB2NoYW5uZWwYASABKAQSEgoKY2hhbm5lbF9pZBgCIAEoDBIPCgdwZWVyX2lkGAMgASgMEg0KBWVwb2NoGAQgASgEEg8KB3ZlcnNpb24YBSABKAQSEQoJY29ubmVjdGVkGAYgASgIEhUKDXJlZXN0YWJsaXNoZWQYByABKAgSDgoGcGF1c2VkGAggASgJMmsKCENoYW5uZWxkEl8KDExpc3RDaGFubmVscxImLmFyY3VzLmNoYW5uZWxkLnYxLkxpc3RDaGFubmVsc1JlcXVlc3QaJy5hcmN1cy5jaGFubmVsZC52MS5MaXN0Q2hhbm5lbHNSZXNwb25zZWIGcHJvdG8z");
+  fileDesc("CiBhcmN1cy9jaGFubmVsZC92MS9jaGFubmVsZC5wcm90bxIRYXJjdXMuY2hhbm5lbGQudjEiFQoTTGlzdENoYW5uZWxzUmVxdWVzdCKFAwoUTGlzdENoYW5uZWxzUmVzcG9uc2USQQoIY2hhbm5lbHMYASADKAsyLy5hcmN1cy5jaGFubmVsZC52MS5MaXN0Q2hhbm5lbHNSZXNwb25zZS5DaGFubmVsGqkCCgdDaGFubmVsEg8KB2NoYW5uZWwYASABKAQSEgoKY2hhbm5lbF9pZBgCIAEoDBIPCgdwZWVyX2lkGAMgASgMEg0KBWVwb2NoGAQgASgEEg8KB3ZlcnNpb24YBSABKAQSEQoJY29ubmVjdGVkGAYgASgIEhUKDXJlZXN0YWJsaXNoZWQYByABKAgSDgoGcGF1c2VkGAggASgJEg0KBXN0YXRlGAkgASgJEhYKDnNwZW5kYWJsZV9tc2F0GAogASgEEhcKD3JlY2VpdmFibGVfbXNhdBgLIAEoBBISCgp0b191c19tc2F0GAwgASgEEhUKDWZlZXJhdGVfcGVya3cYDSABKA0SEQoJaHRsY3Nfb3V0GA4gASgNEhAKCGh0bGNzX2luGA8gASgNIiMKEExpc3RIdGxjc1JlcXVlc3QSDwoHY2hhbm5lbBgBIAEoBCKCAgoRTGlzdEh0bGNzUmVzcG9uc2USOAoFaHRsY3MYASADKAsyKS5hcmN1cy5jaGFubmVsZC52MS5MaXN0SHRsY3NSZXNwb25zZS5IdGxjGrIBCgRIdGxjEg8KB2NoYW5uZWwYASABKAQSDAoEaHRsYxgCIAEoBBIPCgdvZmZlcmVkGAMgASgIEgoKAmlkGAQgASgEEg0KBXN0YXRlGAUgASgJEhMKC2Ftb3VudF9tc2F0GAYgASgEEhQKDHBheW1lbnRfaGFzaBgHIAEoDBITCgtjbHR2X2V4cGlyeRgIIAEoDRIOCgZvcmlnaW4YCSABKAQSDwoHcmVtb3ZhbBgKIAEoCTLDAQoIQ2hhbm5lbGQSXwoMTGlzdENoYW5uZWxzEiYuYXJjdXMuY2hhbm5lbGQudjEuTGlzdENoYW5uZWxzUmVxdWVzdBonLmFyY3VzLmNoYW5uZWxkLnYxLkxpc3RDaGFubmVsc1Jlc3BvbnNlElYKCUxpc3RIdGxjcxIjLmFyY3VzLmNoYW5uZWxkLnYxLkxpc3RIdGxjc1JlcXVlc3QaJC5hcmN1cy5jaGFubmVsZC52MS5MaXN0SHRsY3NSZXNwb25zZWIGcHJvdG8z");
 
 /**
  * @generated from message arcus.channeld.v1.ListChannelsRequest
@@ -89,6 +89,45 @@ export type ListChannelsResponse_Channel = Message<"arcus.channeld.v1.ListChanne
    * @generated from field: string paused = 8;
    */
   paused: string;
+
+  /**
+   * CLN's state name.
+   *
+   * @generated from field: string state = 9;
+   */
+  state: string;
+
+  /**
+   * What lightningd was told last; 0 before that.
+   *
+   * @generated from field: uint64 spendable_msat = 10;
+   */
+  spendableMsat: bigint;
+
+  /**
+   * @generated from field: uint64 receivable_msat = 11;
+   */
+  receivableMsat: bigint;
+
+  /**
+   * @generated from field: uint64 to_us_msat = 12;
+   */
+  toUsMsat: bigint;
+
+  /**
+   * @generated from field: uint32 feerate_perkw = 13;
+   */
+  feeratePerkw: number;
+
+  /**
+   * @generated from field: uint32 htlcs_out = 14;
+   */
+  htlcsOut: number;
+
+  /**
+   * @generated from field: uint32 htlcs_in = 15;
+   */
+  htlcsIn: number;
 };
 
 /**
@@ -97,6 +136,114 @@ export type ListChannelsResponse_Channel = Message<"arcus.channeld.v1.ListChanne
  */
 export const ListChannelsResponse_ChannelSchema: GenMessage<ListChannelsResponse_Channel> = /*@__PURE__*/
   messageDesc(file_arcus_channeld_v1_channeld, 1, 0);
+
+/**
+ * @generated from message arcus.channeld.v1.ListHtlcsRequest
+ */
+export type ListHtlcsRequest = Message<"arcus.channeld.v1.ListHtlcsRequest"> & {
+  /**
+   * 0: all of them.
+   *
+   * @generated from field: uint64 channel = 1;
+   */
+  channel: bigint;
+};
+
+/**
+ * Describes the message arcus.channeld.v1.ListHtlcsRequest.
+ * Use `create(ListHtlcsRequestSchema)` to create a new message.
+ */
+export const ListHtlcsRequestSchema: GenMessage<ListHtlcsRequest> = /*@__PURE__*/
+  messageDesc(file_arcus_channeld_v1_channeld, 2);
+
+/**
+ * @generated from message arcus.channeld.v1.ListHtlcsResponse
+ */
+export type ListHtlcsResponse = Message<"arcus.channeld.v1.ListHtlcsResponse"> & {
+  /**
+   * @generated from field: repeated arcus.channeld.v1.ListHtlcsResponse.Htlc htlcs = 1;
+   */
+  htlcs: ListHtlcsResponse_Htlc[];
+};
+
+/**
+ * Describes the message arcus.channeld.v1.ListHtlcsResponse.
+ * Use `create(ListHtlcsResponseSchema)` to create a new message.
+ */
+export const ListHtlcsResponseSchema: GenMessage<ListHtlcsResponse> = /*@__PURE__*/
+  messageDesc(file_arcus_channeld_v1_channeld, 3);
+
+/**
+ * @generated from message arcus.channeld.v1.ListHtlcsResponse.Htlc
+ */
+export type ListHtlcsResponse_Htlc = Message<"arcus.channeld.v1.ListHtlcsResponse.Htlc"> & {
+  /**
+   * @generated from field: uint64 channel = 1;
+   */
+  channel: bigint;
+
+  /**
+   * htlcs.htlc; 0 while it is in no row.
+   *
+   * @generated from field: uint64 htlc = 2;
+   */
+  htlc: bigint;
+
+  /**
+   * We offered it.
+   *
+   * @generated from field: bool offered = 3;
+   */
+  offered: boolean;
+
+  /**
+   * @generated from field: uint64 id = 4;
+   */
+  id: bigint;
+
+  /**
+   * CLN's state name.
+   *
+   * @generated from field: string state = 5;
+   */
+  state: string;
+
+  /**
+   * @generated from field: uint64 amount_msat = 6;
+   */
+  amountMsat: bigint;
+
+  /**
+   * @generated from field: bytes payment_hash = 7;
+   */
+  paymentHash: Uint8Array;
+
+  /**
+   * @generated from field: uint32 cltv_expiry = 8;
+   */
+  cltvExpiry: number;
+
+  /**
+   * The payment part that asked for it; 0 for none.
+   *
+   * @generated from field: uint64 origin = 9;
+   */
+  origin: bigint;
+
+  /**
+   * "fulfill", "fail", "malformed", or empty: no end is known yet.
+   *
+   * @generated from field: string removal = 10;
+   */
+  removal: string;
+};
+
+/**
+ * Describes the message arcus.channeld.v1.ListHtlcsResponse.Htlc.
+ * Use `create(ListHtlcsResponse_HtlcSchema)` to create a new message.
+ */
+export const ListHtlcsResponse_HtlcSchema: GenMessage<ListHtlcsResponse_Htlc> = /*@__PURE__*/
+  messageDesc(file_arcus_channeld_v1_channeld, 3, 0);
 
 /**
  * @generated from service arcus.channeld.v1.Channeld
@@ -111,6 +258,16 @@ export const Channeld: GenService<{
     methodKind: "unary";
     input: typeof ListChannelsRequestSchema;
     output: typeof ListChannelsResponseSchema;
+  },
+  /**
+   * Live HTLCs of this replica's channels, by id.
+   *
+   * @generated from rpc arcus.channeld.v1.Channeld.ListHtlcs
+   */
+  listHtlcs: {
+    methodKind: "unary";
+    input: typeof ListHtlcsRequestSchema;
+    output: typeof ListHtlcsResponseSchema;
   },
 }> = /*@__PURE__*/
   serviceDesc(file_arcus_channeld_v1_channeld, 0);
