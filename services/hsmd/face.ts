@@ -47,6 +47,9 @@ export function hsmdService(hsm: Hsm, observe: Observe = () => {}): ImplementedS
         steps.serve(stream, context.draining);
       },
     },
+    signClosing: guard("signClosing", (request) => hsm.signClosing(request)),
+    signOwnCommitment: guard("signOwnCommitment", (request) => hsm.signOwnCommitment(request)),
+    signInvoices: guard("signInvoices", (request) => hsm.signInvoices(request)),
     ecdhMany: guard("ecdhMany", (request) => hsm.ecdhMany(request)),
   });
 }

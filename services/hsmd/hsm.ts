@@ -7,8 +7,11 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { Transaction } from "bitcoinjs-lib";
 import { ecc, POINT_LENGTH, SIGNATURE_LENGTH } from "bolt/crypto/ecc.ts";
 import { MAX_COMMITMENT_NUMBER } from "bolt/keys/commitment_number.ts";
+import { invoiceSighash, isUnsignedInvoice } from "bolt/invoice/fields.ts";
 import { err, ok, type Result } from "bolt/result.ts";
-import { type OutPoint, TXID_LENGTH } from "bolt/tx/transaction.ts";
+import { buildCommitment, commitmentWitness } from "bolt/tx/commitment.ts";
+import { commitmentSighash } from "bolt/tx/sighash.ts";
+import { type OutPoint, sameBytes, TXID_LENGTH } from "bolt/tx/transaction.ts";
 import { encodeWitness } from "bolt/tx/witness.ts";
 import { requireBytes, requireField } from "common/grpc/check.ts";
 import { ArcusError, failedPrecondition, invalidArgument, unavailable } from "common/grpc/errors.ts";
@@ -33,7 +36,10 @@ import type {
   OutpointStep,
   PrevOut,
   RegisterEpochsRequest,
+  SignClosingRequest,
   SignFundingAttemptRequest,
+  SignInvoicesRequest,
+  SignOwnCommitmentRequest,
   SignRemoteCommitment0Request,
   SignWalletInputsRequest,
   WalletKey,
@@ -48,8 +54,10 @@ import {
   channelBasis,
   isMirrored,
   signRemote,
+  toCommitmentSpec,
   verifySignatures,
 } from "./commitment.ts";
+import { checkClose, isNamedScript } from "./close.ts";
 import {
   CHANNEL_KEY_ID_LENGTH,
   type ChannelKeyTree,
@@ -68,13 +76,16 @@ import {
   commitmentStep,
   type Decision,
   drawChannel,
+  findChannel,
   highestPointNumber,
   lockFunding,
   nameDestinations,
   type OutpointFacts,
   registerEpoch,
   serveChannel,
+  signClosing,
   signFundingAttempt,
+  signOwnCommitment,
   signRemoteCommitment,
   signWalletInputs,
 } from "./rules.ts";
@@ -508,6 +519,85 @@ export class Hsm {
 
   #ecdhAll(points: readonly Uint8Array[]): Uint8Array[] {
     return points.map((point) => this.keys.ecdh(point) ?? NO_BYTES);
+  }
+
+  /** Signs a cooperative close. */
+  async signClosing(request: SignClosingRequest) {
+    this.#requireBound();
+    const ref = this.#toRef(request.channel);
+    const { channelKeyId } = ref;
+    const { named } = unwrap(serveChannel(this.file.memory, ref), channelKeyId);
+    const basis = unwrap(this.#basis(channelKeyId, requireTerms(request.terms)), channelKeyId);
+    const local = requireField(request.local, "local");
+    const outpoint = toOutPoint(request.outpoint, "outpoint");
+    const built = unwrap(buildLocal(basis, outpoint, request.capacitySat, local), channelKeyId);
+    const { key } = request;
+    if (key !== undefined && key.index > MAX_WALLET_INDEX) throw invalidArgument("BAD_REQUEST", "key: index");
+    const wallet = key === undefined ? null : this.keys.wallet(toPath(key)).script;
+    const sighash = unwrap(
+      checkClose(basis, {
+        tx: request.tx,
+        outpoint,
+        capacity: built.spec.funding.amount,
+        local,
+        localOutput: request.localOutput ?? null,
+        maxFee: request.maxFeeSat,
+        isOurs: (script) => (wallet !== null && sameBytes(wallet, script)) || isNamedScript(named, script),
+      }),
+      channelKeyId,
+    );
+    const { remoteSignature } = request;
+    if (
+      remoteSignature.length > 0 &&
+      !ecc().verifyEcdsa(sighash, remoteSignature, basis.terms.remoteFundingPubkey)
+    ) {
+      throw toError(
+        refusal("BAD_SIGNATURE", "the peer's signature is not good for this close"),
+        channelKeyId,
+      );
+    }
+    await this.#remember(signClosing(this.file.memory, ref, basis.digest, built), channelKeyId);
+    return { signature: ecc().signEcdsa(sighash, basis.keys.fundingSecret) };
+  }
+
+  /** Signs our own newest commitment for broadcast, and freezes the channel. */
+  async signOwnCommitment(request: SignOwnCommitmentRequest) {
+    this.#requireBound();
+    const ref = this.#toRef(request.channel);
+    const { channelKeyId } = ref;
+    unwrap(findChannel(this.file.memory, channelKeyId), channelKeyId);
+    const basis = unwrap(this.#basis(channelKeyId, requireTerms(request.terms)), channelKeyId);
+    const local = requireField(request.local, "local");
+    const outpoint = toOutPoint(request.outpoint, "outpoint");
+    const built = unwrap(buildLocal(basis, outpoint, request.capacitySat, local), channelKeyId);
+    const { remoteSignature } = request;
+    const { sighash } = built.lean;
+    const signatureGood = ecc().verifyEcdsa(sighash, remoteSignature, basis.terms.remoteFundingPubkey);
+    await this.#remember(
+      signOwnCommitment(this.file.memory, ref, basis.digest, { ...built, signatureGood }),
+      channelKeyId,
+    );
+    const commitment = buildCommitment(toCommitmentSpec(built.spec));
+    if (!commitment.ok) throw new Error(`no commitment: ${commitment.error.type}`);
+    const owner = ecc().signEcdsa(commitmentSighash(commitment.value), basis.keys.fundingSecret);
+    const tx = commitment.value.tx.clone();
+    tx.setWitness(0, [...commitmentWitness(commitment.value, { owner, other: remoteSignature })]);
+    return { tx: new Uint8Array(tx.toBuffer()) };
+  }
+
+  /** Signs BOLT 11 invoices with the node key. */
+  signInvoices(request: SignInvoicesRequest) {
+    if (request.invoices.length > MAX_INVOICES) {
+      throw invalidArgument("BAD_REQUEST", `at most ${MAX_INVOICES} invoices`);
+    }
+    if (!request.invoices.every(({ hrp, data }) => isUnsignedInvoice(hrp, data))) {
+      throw invalidArgument("BAD_REQUEST", "invoices: one is no invoice");
+    }
+    const signatures = request.invoices.map(({ hrp, data }) => {
+      const { signature, recoveryId } = this.keys.signWithNodeKey(invoiceSighash(hrp, data));
+      return Uint8Array.of(...signature, recoveryId);
+    });
+    return { signatures };
   }
 
   /** ECDH with the node key for many points. */
