@@ -318,6 +318,8 @@ export class TestRoom implements AsyncDisposable {
       onFatal: (error) => this.fatal.push(error),
     });
     await this.room.start();
+    // What a test writes piecemeal is not to be found by the look at the first block.
+    await this.room.blocksHandled();
     this.#server = createServer({ services: this.room.services, log });
     this.#address = await this.#server.listen(`unix:${join(this.folder, `l${this.#runs}`)}`);
     this.#channels = [channel];
