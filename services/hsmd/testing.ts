@@ -127,8 +127,9 @@ export async function openChannel(opener: TestHsm, accepter: TestHsm): Promise<P
 
 /** The terms from one side's point of view. */
 export function termsOf(pair: Pair, side: Side) {
-  const peer = side === pair.opener ? pair.accepter : pair.opener;
-  const isOpener = side === pair.opener;
+  // After a restart a side is another object with the same keys.
+  const isOpener = side.channelKeyId === pair.opener.channelKeyId;
+  const peer = isOpener ? pair.accepter : pair.opener;
   return {
     localIsOpener: isOpener,
     channelType: encodeChannelType(ANCHORS_STATIC_REMOTEKEY),
@@ -418,7 +419,8 @@ export class LockedChannel {
 
   /** The other side. */
   peer(side: Side): Side {
-    return side === this.pair.opener ? this.pair.accepter : this.pair.opener;
+    const { opener, accepter } = this.pair;
+    return side.channelKeyId === opener.channelKeyId ? accepter : opener;
   }
 
   /** A side's per-commitment point, from its keys. */
