@@ -10,12 +10,13 @@ import {
 } from "@bufbuild/protobuf";
 import { Client, credentials } from "@grpc/grpc-js";
 import { Buffer } from "node:buffer";
+import { sha256 } from "@noble/hashes/sha2.js";
 import fc from "fast-check";
 import { ecc } from "bolt/crypto/ecc.ts";
 import { chainHash } from "bolt/wire/chain_hash.ts";
-import { client, dial } from "common/grpc/client.ts";
+import { client, dial, openBidi } from "common/grpc/client.ts";
 import { ArcusError, Code } from "common/grpc/errors.ts";
-import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
+import { type CommitmentStepResult, Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { ALLOWED, requireAllowed } from "./permissions.ts";
 import { ACCEPT_CONFIRMATION } from "./rules.ts";
 import { start } from "./start.ts";
@@ -46,6 +47,7 @@ async function serve(directory: string) {
   return {
     running,
     logged,
+    channel,
     hsmd: client(Hsmd, channel),
     async [Symbol.asyncDispose]() {
       channel.close();
@@ -183,6 +185,10 @@ test("every method names who may call it, and nobody else may", () => {
       ["nameDestinations", "dualopend"],
       ["acceptMemory", "channeld"],
       ["ecdh", "stranger"],
+      ["commitmentSteps", "lightningd"],
+      ["signClosing", "channeld"],
+      ["signOwnCommitment", "channeld"],
+      ["signInvoices", "connectd"],
     ] as const
   ) {
     assert.throws(() => requireAllowed(method, { identity }), (error) => {
@@ -191,6 +197,97 @@ test("every method names who may call it, and nobody else may", () => {
     });
   }
   return Promise.resolve();
+});
+
+test("ECDH with many points; invoices are signed by the node key, and nothing else is", async () => {
+  await using directory = await temporaryDirectory();
+  await using server = await serve(directory.path);
+  const { hsmd, running } = server;
+  const secret = new Uint8Array(32).fill(5);
+  const { secrets } = await hsmd.ecdhMany({ points: [ecc().pointFromSecret(secret), new Uint8Array(33)] });
+  assert.deepEqual(secrets, [ecc().ecdh(secret, running.nodeId), new Uint8Array(0)]);
+  const points = Array.from({ length: 2001 }, () => running.nodeId);
+  assert.equal(await reasonOf(hsmd.ecdhMany({ points })), "BAD_REQUEST");
+
+  const data = Uint8Array.from({ length: 60 }, (_, i) => i % 32);
+  const { signatures } = await hsmd.signInvoices({
+    invoices: [{ hrp: "lnbcrt10u", data }, { hrp: "lnbc", data: data.slice(0, 7) }],
+  });
+  // Five bits each, most significant first, filled up with zeros: computed apart from the code under test.
+  const hashed = (hrp: string, words: Uint8Array) => {
+    const bits = [...words].map((word) => word.toString(2).padStart(5, "0")).join("");
+    const packed = (bits.match(/.{1,8}/g) ?? []).map((byte) => parseInt(byte.padEnd(8, "0"), 2));
+    return sha256(Uint8Array.of(...new TextEncoder().encode(hrp), ...packed));
+  };
+  for (const [i, hash] of [hashed("lnbcrt10u", data), hashed("lnbc", data.slice(0, 7))].entries()) {
+    const signature = signatures[i]!;
+    assert.equal(signature.length, 65);
+    assert.deepEqual(ecc().recover(hash, signature.slice(0, 64), signature[64]!), running.nodeId);
+  }
+  for (
+    const invoice of [
+      { hrp: "Lightning Signed Message:", data },
+      { hrp: "bc", data },
+      { hrp: "", data },
+      { hrp: "lnbc", data: data.slice(0, 6) },
+      { hrp: "lnbc", data: new Uint8Array(60).fill(32) },
+    ]
+  ) assert.equal(await reasonOf(hsmd.signInvoices({ invoices: [invoice] })), "BAD_REQUEST");
+});
+
+test("steps of a stream are answered in order; then it ends as asked", async () => {
+  await using directory = await temporaryDirectory();
+  await using server = await serve(directory.path);
+  const { hsmd, running, channel } = server;
+  const open = () => {
+    const stream = openBidi(channel, Hsmd.method.commitmentSteps);
+    const results: CommitmentStepResult[] = [];
+    const ended = Promise.withResolvers<ArcusError | undefined>();
+    const waiting: { readonly count: number; readonly resolve: () => void }[] = [];
+    stream.onMessage((response) => {
+      results.push(...response.results);
+      while (waiting[0] !== undefined && results.length >= waiting[0].count) waiting.shift()!.resolve();
+    });
+    stream.onEnd(ended.resolve);
+    const answered = (count: number) =>
+      new Promise<void>((resolve) => results.length >= count ? resolve() : waiting.push({ count, resolve }));
+    return { stream, results, ended: ended.promise, answered };
+  };
+  const first = open();
+  const channelKeyId = new Uint8Array(32);
+  first.stream.write({ steps: [{ stepId: 1n }] });
+  await first.answered(1);
+  assert.equal(first.results[0]?.refusal, "NOT_BOUND");
+
+  await hsmd.bindDatabase({ databaseId: DATABASE_ID });
+  const drawn = await hsmd.newChannel({ peerId: running.nodeId });
+  const ref = { channelKeyId: drawn.channelKeyId, paymentKeyIndex: drawn.paymentKeyIndex, epoch: 1n };
+  await hsmd.registerEpochs({ channels: [ref] });
+  const ecdhPoints = [running.nodeId];
+  const total = 3000n;
+  for (let id = 2n; id <= total; id += 2n) {
+    first.stream.write({
+      steps: [{ stepId: id, channel: ref, ecdhPoints }, { stepId: id + 1n, channel: { channelKeyId } }],
+    });
+  }
+  first.stream.end();
+  assert.equal(await first.ended, undefined);
+  assert.deepEqual(
+    first.results.map(({ stepId }) => stepId),
+    [...Array(Number(total) + 1).keys()].map((i) => BigInt(i + 1)),
+  );
+  for (const { stepId, refusal, sharedSecrets } of first.results.slice(1)) {
+    assert.deepEqual([refusal, sharedSecrets.length], stepId % 2n === 0n ? ["", 1] : ["BAD_REQUEST", 0]);
+  }
+
+  // A server that goes away answers what is open, then says that it goes.
+  const second = open();
+  second.stream.write({ steps: [{ stepId: 1n, channel: ref, ecdhPoints }] });
+  await second.answered(1);
+  const drained = running.server.drain();
+  const error = await second.ended;
+  assert.deepEqual([error?.code, error?.reason], [Code.UNAVAILABLE, "DRAINING"]);
+  assert.equal(await drained, true);
 });
 
 const LENGTHS = [0, 1, 16, 32, 33, 64, 65];
@@ -258,10 +355,12 @@ test("garbage to every method gets a refusal, and hsmd lives", async () => {
       const same = (value: Buffer) => value;
       raw.makeUnaryRequest(path, same, same, Buffer.from(bytes), (error) => resolve(error?.code ?? Code.OK));
     });
-  const allowed = [Code.OK, Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION];
+  const named = [Code.OK, Code.INVALID_ARGUMENT, Code.FAILED_PRECONDITION];
   try {
     for (const method of Hsmd.methods) {
       const path = `/${Hsmd.typeName}/${method.name}`;
+      // A stream that was asked nothing answers nothing, which a unary caller calls unimplemented.
+      const allowed = method.methodKind === "unary" ? named : [...named, Code.UNIMPLEMENTED];
       // Half of the messages name the channel that exists, so that they get further.
       const shaped = fc.tuple(message(method.input), fc.boolean()).map(([init, known]) => {
         if (known && "channel" in init && typeof init.channel === "object" && init.channel !== null) {
