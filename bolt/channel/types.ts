@@ -140,7 +140,7 @@ export interface ChannelCommitments {
   readonly localCurrentPoint: Uint8Array;
   /** Our point of local.number + 1. */
   readonly localNextPoint: Uint8Array;
-  /** The peer's point for the commitment that we sign next: of nextRemote.number + 1 while there is one, else of remote.number + 1. */
+  /** The newest point that the peer told: nextRemote's while there is one, else of remote.number + 1. */
   readonly remoteNextPoint: Uint8Array;
   /** Our last revoke_and_ack left after our last commitment_signed. */
   readonly revokedLast: boolean;
@@ -187,7 +187,7 @@ export interface ShutdownForms {
 
 /** What the node's options say of every channel. */
 export interface ChannelPolicy {
-  /** Most that may be burnt as fees on either commitment: trimmed HTLCs, and the commitment's fee above `node`'s feerate. */
+  /** Most that may be lost to miners on either commitment: trimmed HTLCs, and its fee above the node's maxFeerate. */
   readonly maxDustExposure: Msat;
 }
 
@@ -382,6 +382,10 @@ export interface ChannelMachine {
   readonly origins: ReadonlyMap<bigint, bigint>;
   /** Taken, part of no step yet. */
   readonly queue: readonly Offer[];
+  /** What the peer said since its last commitment_signed, and forgets with the connection: HTLCs by key. */
+  readonly uncommitted: { readonly adds: readonly bigint[]; readonly removes: readonly bigint[] };
+  /** Incoming HTLCs that are gone for good, whose rows leave with the next store. */
+  readonly gone: readonly Htlc[];
   readonly forms: ShutdownForms;
   readonly policy: ChannelPolicy;
   readonly node: NodeFacts | null;
@@ -389,6 +393,8 @@ export interface ChannelMachine {
   readonly onChain: FundingOnChain;
   /** hsmd owes an answer: only the input `hsmd` may be fed. */
   readonly asked: HsmdQuestion | null;
+  /** The rest of a batch that has to wait for that answer; the machine takes it up by itself. */
+  readonly waiting: readonly ChannelInput[];
   /** Our signatures on nextRemote of each active commitment, for sending them again. */
   readonly signatures: readonly OutpointSignatures[] | null;
   /** What our last revoke_and_ack said, for sending it again. */
@@ -397,6 +403,8 @@ export interface ChannelMachine {
   readonly shutdownWanted: Uint8Array | null;
   /** commitment_signed messages that still belong to a start_batch. */
   readonly batchLeft: number;
+  /** `shutdown_complete` was said on this connection. */
+  readonly shutdownTold: boolean;
   readonly level: ChannelLevel | null;
   readonly ended: string | null;
 }
