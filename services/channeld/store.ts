@@ -270,7 +270,7 @@ export async function loadMissed(sql: Sql, channel: bigint): Promise<Missed> {
   const incoming = await sql<{ htlc: bigint; id: bigint }[]>`
     SELECT h.htlc, h.id FROM htlc_decisions d JOIN htlc_history h ON h.htlc = d.htlc WHERE d.channel = ${channel}`;
   const outgoing = parts.length === 0 ? [] : await loadPastOffers(sql, parts.map(({ part }) => part));
-  return { outgoing, incoming };
+  return { outgoing, incoming: incoming.map(({ htlc, id }) => ({ htlc, id })) };
 }
 
 /** Whose onions these are: htlcs.htlc by key of the onion, in hex. */
