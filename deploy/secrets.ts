@@ -9,7 +9,7 @@ import { existsSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 
 const DATABASE = "postgres:5432/arcus";
-const ROLES = ["lightningd", "dualopend", "channeld"] as const;
+const ROLES = ["lightningd", "dualopend", "channeld", "closingd"] as const;
 const PRIVATE = 0o600;
 const PUBLIC = 0o644;
 

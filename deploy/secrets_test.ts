@@ -12,6 +12,7 @@ const FILES = [
   "lightningd/database-url",
   "dualopend/database-url",
   "channeld/database-url",
+  "closingd/database-url",
 ];
 
 async function draw(root: string): Promise<Record<string, string>> {
@@ -27,7 +28,7 @@ async function draw(root: string): Promise<Record<string, string>> {
 Deno.test("secrets: drawn once, private, and bitcoind gets only a hash that fits the password", async () => {
   const root = await Deno.makeTempDir();
   try {
-    for (const name of ["postgres", "bitcoind", "lightningd", "dualopend", "channeld"]) {
+    for (const name of ["postgres", "bitcoind", "lightningd", "dualopend", "channeld", "closingd"]) {
       await Deno.mkdir(join(root, name));
     }
     const first = await draw(root);
@@ -36,7 +37,7 @@ Deno.test("secrets: drawn once, private, and bitcoind gets only a hash that fits
       const mode = (await Deno.stat(join(root, file))).mode ?? 0;
       assert.equal((mode & 0o077) === 0, file !== "bitcoind/bitcoin.conf", file);
     }
-    const passwords = ["postgres", "lightningd", "dualopend", "channeld"].map((name) =>
+    const passwords = ["postgres", "lightningd", "dualopend", "channeld", "closingd"].map((name) =>
       new URL(first[`${name}/database-url`] ?? "").password
     );
     assert.equal(passwords[0], first["postgres/password"]);
@@ -56,7 +57,7 @@ Deno.test("secrets: drawn once, private, and bitcoind gets only a hash that fits
 Deno.test("secrets: an interrupted run is finished by the next one, with passwords that agree", async () => {
   const root = await Deno.makeTempDir();
   try {
-    for (const name of ["postgres", "bitcoind", "lightningd", "dualopend", "channeld"]) {
+    for (const name of ["postgres", "bitcoind", "lightningd", "dualopend", "channeld", "closingd"]) {
       await Deno.mkdir(join(root, name));
     }
     await Deno.writeTextFile(join(root, "postgres", "password"), "half");

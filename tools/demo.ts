@@ -63,7 +63,7 @@ fee, see one of the two mined, and use the channel. Everything that it needs is 
 afterwards.
 
   --mine first|last          which candidate the miner takes (default: last)
-  --layout processes|one     each node as five processes (default), or as one`;
+  --layout processes|one     each node as six processes (default), or as one`;
 
 function optionsOf(args: string[]): Options | string {
   try {

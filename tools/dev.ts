@@ -1,7 +1,7 @@
 /**
  * `deno task dev`: one node on a regtest chain of its own, left running until Ctrl-C, with every address to call.
  *
- *     deno task dev                          five processes, everything in a temporary folder
+ *     deno task dev                          six processes, everything in a temporary folder
  *     deno task dev --layout one             one process
  *     deno task dev --dir FOLDER             keeps chain, database and node there, and finds them again
  *     deno task dev --set funder-policy=match --set funder-policy-mod=100

@@ -2,7 +2,7 @@
 import type { ValueType } from "common/config/types.ts";
 
 /** The daemons of a node. */
-export const DAEMONS = ["connectd", "lightningd", "hsmd", "dualopend", "channeld"] as const;
+export const DAEMONS = ["connectd", "lightningd", "hsmd", "dualopend", "channeld", "closingd"] as const;
 /** One of the daemons. */
 export type Daemon = typeof DAEMONS[number];
 

@@ -23,8 +23,8 @@ import { LOG_LEVELS } from "common/log.ts";
 
 const ALL: readonly Daemon[] = DAEMONS;
 const NODE: readonly Daemon[] = ["lightningd"];
-const DATABASE: readonly Daemon[] = ["lightningd", "dualopend", "channeld"];
-const SUBDS: readonly Daemon[] = ["dualopend", "channeld"];
+const DATABASE: readonly Daemon[] = ["lightningd", "dualopend", "channeld", "closingd"];
+const SUBDS: readonly Daemon[] = ["dualopend", "channeld", "closingd"];
 const FUNDS: readonly Daemon[] = ["lightningd", "dualopend"];
 
 /** The chains that a node may be on. */
@@ -79,11 +79,11 @@ export const OPTIONS = {
     help: "Where the others reach this daemon, if not at what it listens on; in a container its name.",
   }),
   "lightningd-address": optional(ADDRESS, {
-    daemons: ["connectd", "dualopend", "channeld"],
+    daemons: ["connectd", "dualopend", "channeld", "closingd"],
     help: "Where lightningd listens for the other daemons.",
   }),
   "hsmd-address": optional(ADDRESS, {
-    daemons: ["connectd", "lightningd", "dualopend", "channeld"],
+    daemons: ["connectd", "lightningd", "dualopend", "channeld", "closingd"],
     help: "Where hsmd listens.",
   }),
   "tls-dir": optional(PATH, {

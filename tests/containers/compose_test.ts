@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { client, dial } from "common/grpc/client.ts";
 import { Channeld } from "gen/arcus/channeld/v1/channeld_pb.ts";
+import { Closingd } from "gen/arcus/closingd/v1/closingd_pb.ts";
 import { Connectd } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Dualopend } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
@@ -27,6 +28,7 @@ const SERVICES = {
   connectd: [Connectd.typeName],
   dualopend: [Dualopend.typeName],
   channeld: [Channeld.typeName],
+  closingd: [Closingd.typeName],
 } as const;
 const EVERYWHERE = [
   "grpc.health.v1.Health",

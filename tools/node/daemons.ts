@@ -6,12 +6,12 @@ import { fileURLToPath } from "node:url";
 export const ROOT = fileURLToPath(new URL("../..", import.meta.url)).replace(/\/$/, "");
 
 /** Every daemon, in the order of starting: each needs only those before it to become ready. */
-export const DAEMON_NAMES = ["hsmd", "lightningd", "connectd", "dualopend", "channeld"] as const;
+export const DAEMON_NAMES = ["hsmd", "lightningd", "connectd", "dualopend", "channeld", "closingd"] as const;
 /** A daemon's name. */
 export type DaemonName = typeof DAEMON_NAMES[number];
 
 /** Daemons that have a database role of their own. connectd and hsmd have no database access. */
-export const DATABASE_DAEMONS = ["lightningd", "dualopend", "channeld"] as const;
+export const DATABASE_DAEMONS = ["lightningd", "dualopend", "channeld", "closingd"] as const;
 /** A daemon with a database role. */
 export type DatabaseDaemon = typeof DATABASE_DAEMONS[number];
 
@@ -71,6 +71,7 @@ function networkFlags(daemon: DaemonName, { sockets, rpcFile, postgres }: Grants
       return allow([...unix(DAEMON_NAMES), `unix:${rpcFile}`, "127.0.0.1", postgres]);
     case "dualopend":
     case "channeld":
+    case "closingd":
       return allow([...unix(["hsmd", "lightningd", daemon]), postgres]);
   }
 }

@@ -22,11 +22,10 @@ const nameOf = (url: string): string => new URL(url).pathname.slice(1);
 async function rolesOf(server: PostgresServer, name: string): Promise<NodeDatabase["roles"]> {
   const roles: Partial<Record<DatabaseDaemon, string>> = {};
   for (const daemon of DATABASE_DAEMONS) roles[daemon] = await server.roleUrlFor(name, roleOf(daemon));
-  const { lightningd, dualopend, channeld } = roles;
-  if (lightningd === undefined || dualopend === undefined || channeld === undefined) {
-    throw new Error("a daemon without a database role");
-  }
-  return { lightningd, dualopend, channeld };
+  const { lightningd, dualopend, channeld, closingd } = roles;
+  const complete = lightningd !== undefined && dualopend !== undefined && channeld !== undefined;
+  if (!complete || closingd === undefined) throw new Error("a daemon without a database role");
+  return { lightningd, dualopend, channeld, closingd };
 }
 
 /** Makes a database and migrates it, or copies a migrated `template`. */

@@ -1,9 +1,10 @@
-/** Starts a whole node, as five processes or as one, and gives what a program needs to talk to it. */
+/** Starts a whole node, as six processes or as one, and gives what a program needs to talk to it. */
 import { join } from "node:path";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { type Channel, client, dial, type ServiceClient } from "common/grpc/client.ts";
 import { type Database, openDatabase, type Sql } from "common/pg/client.ts";
 import { Channeld } from "gen/arcus/channeld/v1/channeld_pb.ts";
+import { Closingd } from "gen/arcus/closingd/v1/closingd_pb.ts";
 import { Connectd } from "gen/arcus/connectd/v1/connectd_pb.ts";
 import { Dualopend } from "gen/arcus/dualopend/v1/dualopend_pb.ts";
 import { Lightningd } from "gen/arcus/lightningd/v1/lightningd_pb.ts";
@@ -13,7 +14,7 @@ import type { NodeDatabase } from "./database.ts";
 import { LogBook } from "./log_book.ts";
 import { NodeProcess } from "./process.ts";
 
-/** Five processes, or one with all daemons in it. */
+/** Six processes, or one with all daemons in it. */
 export type Layout = "processes" | "one";
 
 /** How to reach bitcoind. */
@@ -44,7 +45,7 @@ export interface NodeOptions {
 /** Name of the JSON-RPC socket, Core Lightning's. */
 const RPC_FILE = "lightning-rpc";
 /** Daemons that register with lightningd. */
-const SUBDS: readonly DaemonName[] = ["dualopend", "channeld"];
+const SUBDS: readonly DaemonName[] = ["dualopend", "channeld", "closingd"];
 /** What a path of a unix socket may have at most on every system that we know. */
 const MAX_SOCKET_PATH = 103;
 /** How soon a new block is seen, ms: a program that watches does not want to wait. */
@@ -140,6 +141,11 @@ export class RunningNode {
   /** channeld's own face. */
   get channeld(): ServiceClient<typeof Channeld> {
     return client(Channeld, this.channel("channeld"));
+  }
+
+  /** closingd's own face. */
+  get closingd(): ServiceClient<typeof Closingd> {
+    return client(Closingd, this.channel("closingd"));
   }
 
   /** lightningd's face for the other daemons. */
@@ -296,6 +302,7 @@ export class RunningNode {
       connectd: this.socketPath("connectd"),
       dualopend: this.socketPath("dualopend"),
       channeld: this.socketPath("channeld"),
+      closingd: this.socketPath("closingd"),
     };
   }
 
@@ -335,6 +342,7 @@ export class RunningNode {
       },
       dualopend: { ...others(["hsmd", "lightningd"]), "database-url": database.roles.dualopend },
       channeld: { ...others(["hsmd", "lightningd"]), "database-url": database.roles.channeld },
+      closingd: { ...others(["hsmd", "lightningd"]), "database-url": database.roles.closingd },
     };
     const lines = Object.entries({ ...common, ...own[daemon], ...options }).map(([key, value]) =>
       `${key}=${value}\n`

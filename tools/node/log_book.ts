@@ -116,6 +116,7 @@ function daemonOf(value: unknown): DaemonName | undefined {
     case "connectd":
     case "dualopend":
     case "channeld":
+    case "closingd":
       return value;
     default:
       return undefined;

@@ -11,6 +11,7 @@ import { chooseEcc } from "common/ecc/choose.ts";
 import { createLifecycle, type Lifecycle, newInstanceId } from "common/lifecycle.ts";
 import { createLogger, type Logger } from "common/log.ts";
 import * as channeld from "../../services/channeld/start.ts";
+import * as closingd from "../../services/closingd/start.ts";
 import * as connectd from "../../services/connectd/start.ts";
 import * as dualopend from "../../services/dualopend/start.ts";
 import * as lightningd from "../../services/lightningd/start.ts";
@@ -87,11 +88,13 @@ async function startConnectd({ config, log, instance }: Context): Promise<void> 
   lifecycle.onStop("connectd", () => running.stop());
 }
 
+const SUBDS = { dualopend, channeld, closingd } as const;
+
 async function startSubd(
-  name: "dualopend" | "channeld",
+  name: keyof typeof SUBDS,
   { config, log, instance }: Context,
 ): Promise<void> {
-  const { start } = name === "dualopend" ? dualopend : channeld;
+  const { start } = SUBDS[name];
   const running = await start({
     network: config.get("network"),
     listen: config.get("listen"),
@@ -113,6 +116,7 @@ try {
   await startLightningd(contextOf("lightningd"));
   await startSubd("dualopend", contextOf("dualopend"));
   await startSubd("channeld", contextOf("channeld"));
+  await startSubd("closingd", contextOf("closingd"));
   await startConnectd(contextOf("connectd"));
 } catch (error) {
   lifecycle.fatal("the node could not start", error);
