@@ -52,8 +52,17 @@ export function derivePubkey(
   perCommitmentPoint: Uint8Array,
 ): Result<Uint8Array, DeriveError> {
   const bad = checkPoints(basepoint, perCommitmentPoint);
-  if (bad !== null) return err(bad);
-  return found(ecc().pointAddScalar(basepoint, sha256(concatBytes(perCommitmentPoint, basepoint))));
+  return bad === null ? tweakBasepoint(basepoint, perCommitmentPoint) : err(bad);
+}
+
+/** {@link derivePubkey} for a per-commitment point that was found to be one. */
+function tweakBasepoint(
+  basepoint: Uint8Array,
+  perCommitmentPoint: Uint8Array,
+): Result<Uint8Array, DeriveError> {
+  const key = ecc().pointAddScalar(basepoint, sha256(concatBytes(perCommitmentPoint, basepoint)));
+  if (key === null && !ecc().isPoint(basepoint)) return err({ type: "invalid_point", which: "basepoint" });
+  return found(key);
 }
 
 /** The secret of {@link derivePubkey}'s key, for the side that knows the basepoint's secret. */
@@ -130,11 +139,11 @@ export function deriveCommitmentKeys(
   if (!ecc().isPoint(other.paymentBasepoint)) return err({ type: "invalid_point", which: "basepoint" });
   const revocation = deriveRevocationPubkey(other.revocationBasepoint, perCommitmentPoint);
   if (!revocation.ok) return revocation;
-  const delayed = derivePubkey(owner.delayedPaymentBasepoint, perCommitmentPoint);
+  const delayed = tweakBasepoint(owner.delayedPaymentBasepoint, perCommitmentPoint);
   if (!delayed.ok) return delayed;
-  const ownerHtlc = derivePubkey(owner.htlcBasepoint, perCommitmentPoint);
+  const ownerHtlc = tweakBasepoint(owner.htlcBasepoint, perCommitmentPoint);
   if (!ownerHtlc.ok) return ownerHtlc;
-  const otherHtlc = derivePubkey(other.htlcBasepoint, perCommitmentPoint);
+  const otherHtlc = tweakBasepoint(other.htlcBasepoint, perCommitmentPoint);
   if (!otherHtlc.ok) return otherHtlc;
   return ok({
     perCommitmentPoint,
