@@ -236,7 +236,6 @@ export class Flow {
       });
       log.info({ peer: hex, generation, direction: peer.direction }, "peer accepted");
       await this.#tend(peer);
-      await this.#repeatErrors(peer);
       if (!incoming) await store.rememberAddress(message.peerId, message.remoteAddr);
     });
   }
@@ -725,14 +724,6 @@ export class Flow {
     this.options.live.toPeer(peer, {
       message: { case: "setImportant", value: { peerId: peer.peerId, addresses: [...addresses], important } },
     });
-  }
-
-  /** Failing a channel is a fact: its error is repeated on every connection. */
-  async #repeatErrors(peer: LivePeer): Promise<void> {
-    for (const row of await this.options.store.channels({ peerId: peer.peerId })) {
-      if (row.error_text === null) continue;
-      this.#say(peer, row.channel_id, [{ type: "error", text: row.error_text }], 0n, false);
-    }
   }
 
   /** A drained hang-up and a new connection: until takeover under a live one exists (a saved channel lost its subd). */

@@ -111,7 +111,8 @@ flowTest("at peer_connected every live channel has its subd started and connecte
       SELECT owner_epoch, owner_instance FROM channels WHERE channel = ${channel.channel}`;
     assert.deepEqual({ ...row }, { owner_epoch: 2n, owner_instance: subd.instance });
   }
-  // A failed one has no owner: its error is repeated instead.
+  // A failed one has no owner: its error is repeated to a peer that goes on with it.
+  connectd.spoke(peer, generation, failed.channelId, MessageType.channelReestablish);
   const final = await connectd.finalMessages();
   assert.deepEqual(final.channelId, failed.channelId);
   assert.deepEqual(final.messages.map((message) => message.type), ["error"]);

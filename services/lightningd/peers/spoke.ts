@@ -142,7 +142,8 @@ function known(situation: Situation, channel: NonNullable<Situation["channel"]>)
   // An error for that id would fail the real channel at the peer.
   if (isOpen(situation.messageType)) return say("warning", "this channel id is in use");
   if (channel.errorText !== null || !channel.live) {
-    // Only a reestablish is answered: two nodes that both failed a channel would send errors to each other for ever.
+    // An error is repeated to whom a reestablish shows that it did not arrive, and to nobody else: two nodes that both
+    // failed a channel would send errors to each other for ever, and some hang up, with all other channels, at each.
     if (situation.messageType !== MessageType.channelReestablish) {
       return { type: "final", messages: [], hangUp: false };
     }
