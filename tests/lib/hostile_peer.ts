@@ -10,6 +10,7 @@ import type { PartyKeys } from "bolt/dualopen/types.ts";
 import { channelIdV2, temporaryChannelIdV2 } from "bolt/keys/channel_id.ts";
 import { obscuringFactor } from "bolt/keys/commitment_number.ts";
 import { deriveCommitmentKeys } from "bolt/keys/derive.ts";
+import { generateFromSeed, shachainIndex } from "bolt/keys/shachain.ts";
 import type { Result } from "bolt/result.ts";
 import { fundingScriptPubkey } from "bolt/tx/funding.ts";
 import { initialCommitments } from "bolt/tx/initial.ts";
@@ -93,7 +94,8 @@ export interface Agreed {
   readonly session: Session;
 }
 
-function must<T>(result: Result<T, { readonly type: string }>): T {
+/** The value of a result that cannot fail here. */
+export function must<T>(result: Result<T, { readonly type: string }>): T {
   if (!result.ok) throw new Error(result.error.type);
   return result.value;
 }
@@ -105,10 +107,28 @@ export interface Verdict {
   readonly text: string;
 }
 
+/** What is behind the keys of {@link HostilePeer}. */
+export interface PeerSecrets {
+  readonly funding: Uint8Array;
+  readonly revocationBasepoint: Uint8Array;
+  readonly paymentBasepoint: Uint8Array;
+  readonly delayedPaymentBasepoint: Uint8Array;
+  readonly htlcBasepoint: Uint8Array;
+  /** Of the per-commitment secrets (BOLT 3, Per-commitment Secret Requirements). */
+  readonly seed: Uint8Array;
+}
+
 /** A peer on one connection. */
 export class HostilePeer {
   readonly keys: PartyKeys;
-  readonly #fundingSecret = randomSecret();
+  readonly secrets: PeerSecrets = {
+    funding: randomSecret(),
+    revocationBasepoint: randomSecret(),
+    paymentBasepoint: randomSecret(),
+    delayedPaymentBasepoint: randomSecret(),
+    htlcBasepoint: randomSecret(),
+    seed: randomSecret(),
+  };
   /** Id of the channel: the temporary one until accept_channel2 passed. */
   channelId: Uint8Array = new Uint8Array(32);
   open: OpenChannel2 | undefined;
@@ -121,16 +141,22 @@ export class HostilePeer {
   lastInput: TxAddInput | undefined;
 
   private constructor(public raw: RawPeer, readonly node: RunningNode) {
-    const point = () => ecc().pointFromSecret(randomSecret());
+    const { secrets } = this;
+    const point = (secret: Uint8Array) => ecc().pointFromSecret(secret);
     this.keys = {
-      fundingPubkey: ecc().pointFromSecret(this.#fundingSecret),
-      revocationBasepoint: point(),
-      paymentBasepoint: point(),
-      delayedPaymentBasepoint: point(),
-      htlcBasepoint: point(),
-      firstPerCommitmentPoint: point(),
-      secondPerCommitmentPoint: point(),
+      fundingPubkey: point(secrets.funding),
+      revocationBasepoint: point(secrets.revocationBasepoint),
+      paymentBasepoint: point(secrets.paymentBasepoint),
+      delayedPaymentBasepoint: point(secrets.delayedPaymentBasepoint),
+      htlcBasepoint: point(secrets.htlcBasepoint),
+      firstPerCommitmentPoint: point(this.commitmentSecret(0n)),
+      secondPerCommitmentPoint: point(this.commitmentSecret(1n)),
     };
+  }
+
+  /** The per-commitment secret of one of this peer's commitments. */
+  commitmentSecret(number: bigint): Uint8Array {
+    return generateFromSeed(this.secrets.seed, shachainIndex(number));
   }
 
   /** A stranger connects. */
@@ -316,7 +342,7 @@ export class HostilePeer {
 
   /** scriptPubKey of the funding output. */
   get fundingScript(): Uint8Array {
-    return fundingScriptPubkey(this.keys.fundingPubkey, this.#theirTerms.funding_pubkey);
+    return fundingScriptPubkey(this.keys.fundingPubkey, this.theirTerms.funding_pubkey);
   }
 
   /** Amount of the funding output. */
@@ -324,9 +350,22 @@ export class HostilePeer {
     return this.session.mine + this.session.theirs;
   }
 
-  get #theirTerms(): OpenChannel2 | AcceptChannel2 {
+  /** Whether this peer opened the channel: it pays the commitments' fees then. */
+  get isOpener(): boolean {
+    return this.#opener;
+  }
+
+  /** What the node said of the channel. */
+  get theirTerms(): OpenChannel2 | AcceptChannel2 {
     const terms = this.#opener ? this.accept : this.open;
-    assert.ok(terms, "both sides' terms are known");
+    assert.ok(terms, "the node's terms are known");
+    return terms;
+  }
+
+  /** What this peer said of it. */
+  get ownTerms(): OpenChannel2 | AcceptChannel2 {
+    const terms = this.#opener ? this.open : this.accept;
+    assert.ok(terms, "this peer's terms are known");
     return terms;
   }
 
@@ -507,8 +546,8 @@ export class HostilePeer {
     how: { readonly high?: boolean; readonly wrong?: boolean } = {},
   ): Uint8Array {
     const { session } = agreed;
-    const theirs = this.#theirTerms;
-    const own = this.#opener ? this.open! : this.accept!;
+    const theirs = this.theirTerms;
+    const own = this.ownTerms;
     const side = (
       terms: OpenChannel2 | AcceptChannel2,
       other: OpenChannel2 | AcceptChannel2,
@@ -533,7 +572,7 @@ export class HostilePeer {
       remote: side(theirs, own, session.theirs),
     }));
     const hash = commitmentSighash(how.wrong === true ? commitments.local : commitments.remote);
-    const signature = ecc().signEcdsa(hash, this.#fundingSecret);
+    const signature = ecc().signEcdsa(hash, this.secrets.funding);
     return how.high === true ? highS(signature) : signature;
   }
 
@@ -663,7 +702,8 @@ export class HostilePeer {
   }
 }
 
-function basepoints(terms: OpenChannel2 | AcceptChannel2) {
+/** The basepoints of one side. */
+export function basepoints(terms: OpenChannel2 | AcceptChannel2) {
   return {
     revocationBasepoint: terms.revocation_basepoint,
     paymentBasepoint: terms.payment_basepoint,
@@ -673,7 +713,7 @@ function basepoints(terms: OpenChannel2 | AcceptChannel2) {
 }
 
 /** The same signature with s in the upper half: good for the curve, refused by BOLT 2. */
-function highS(signature: Uint8Array): Uint8Array {
+export function highS(signature: Uint8Array): Uint8Array {
   const s = ecc().privateNegate(signature.slice(32));
   assert.ok(s);
   return Uint8Array.of(...signature.slice(0, 32), ...s);
