@@ -171,6 +171,14 @@ function outpointOf(memory: Memory, channelKeyId: Uint8Array, outpoint: OutPoint
   return found;
 }
 
+/** Notes that an attempt has our signature on these inputs. */
+export function bindInputs(memory: Memory, funding: string, inputs: readonly string[]): void {
+  for (const input of inputs) {
+    const bound = memory.boundInputs.get(input) ?? [];
+    if (!bound.includes(funding)) memory.boundInputs.set(input, [...bound, funding]);
+  }
+}
+
 /** Adds a fact. Throws only for a record that no rule ever makes. */
 export function applyRecord(memory: Memory, record: MemoryRecord): void {
   memory.highWater += 1n;
@@ -217,14 +225,9 @@ export function applyRecord(memory: Memory, record: MemoryRecord): void {
       return;
     }
     case "inputs_signed": {
-      outpointOf(memory, record.channelKeyId, record.outpoint).signedInputs = record.inputs.map(outpointKey);
-      const funding = outpointKey(record.outpoint);
-      for (const input of record.inputs) {
-        const key = outpointKey(input);
-        const bound = memory.boundInputs.get(key) ?? [];
-        if (!bound.includes(funding)) memory.boundInputs.set(key, [...bound, funding]);
-      }
-      return;
+      const inputs = record.inputs.map(outpointKey);
+      outpointOf(memory, record.channelKeyId, record.outpoint).signedInputs = inputs;
+      return bindInputs(memory, outpointKey(record.outpoint), inputs);
     }
     case "destinations_named":
       channelOf(memory, record.channelKeyId).named.push(...record.outputs);

@@ -12,7 +12,8 @@ export type RecordFailure =
   /** A newer hsmd wrote it: going on without it would forget a fact. */
   | { readonly type: "unknown_record" };
 
-const WIRE_REASON: Readonly<{ [R in DistrustReason]: WireReason }> = {
+/** Reasons for distrust on the wire. */
+export const WIRE_REASON: Readonly<{ [R in DistrustReason]: WireReason }> = {
   MEMORY_LOST: WireReason.LOST,
   MEMORY_ROLLED_BACK: WireReason.ROLLED_BACK,
 };
@@ -66,14 +67,16 @@ export function encodeRecord(record: MemoryRecord): Uint8Array {
   return toBinary(RecordSchema, create(RecordSchema, { fact: toFact(record) }));
 }
 
-class Malformed extends Error {}
+/** Thrown within a decoder, and caught there. */
+export class Malformed extends Error {}
 
 function outpointFrom(wire: WireOutPoint | undefined): OutPoint {
   if (wire === undefined || wire.txid.length !== TXID_LENGTH) throw new Malformed();
   return { txid: wire.txid, vout: wire.vout };
 }
 
-function reasonFrom(wire: WireReason): DistrustReason {
+/** A reason from the wire. Throws {@link Malformed}. */
+export function reasonFrom(wire: WireReason): DistrustReason {
   if (wire === WireReason.LOST) return "MEMORY_LOST";
   if (wire === WireReason.ROLLED_BACK) return "MEMORY_ROLLED_BACK";
   throw new Malformed();

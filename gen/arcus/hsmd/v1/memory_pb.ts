@@ -15,7 +15,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file arcus/hsmd/v1/memory.proto.
  */
 export const file_arcus_hsmd_v1_memory: GenFile = /*@__PURE__*/
-  fileDesc("ChphcmN1cy9oc21kL3YxL21lbW9yeS5wcm90bxINYXJjdXMuaHNtZC52MSLUBgoGUmVjb3JkEjYKDmRhdGFiYXNlX2JvdW5kGAEgASgLMhwuYXJjdXMuaHNtZC52MS5EYXRhYmFzZUJvdW5kSAASPAoRbWVtb3J5X2Rpc3RydXN0ZWQYAiABKAsyHy5hcmN1cy5oc21kLnYxLk1lbW9yeURpc3RydXN0ZWRIABI4Cg9tZW1vcnlfYWNjZXB0ZWQYAyABKAsyHS5hcmN1cy5oc21kLnYxLk1lbW9yeUFjY2VwdGVkSAASNAoNY2hhbm5lbF9kcmF3bhgEIAEoCzIbLmFyY3VzLmhzbWQudjEuQ2hhbm5lbERyYXduSAASOAoPY2hhbm5lbF9hZG9wdGVkGAUgASgLMh0uYXJjdXMuaHNtZC52MS5DaGFubmVsQWRvcHRlZEgAEjoKEGVwb2NoX3JlZ2lzdGVyZWQYBiABKAsyHi5hcmN1cy5oc21kLnYxLkVwb2NoUmVnaXN0ZXJlZEgAEjAKC3Rlcm1zX2ZpeGVkGAcgASgLMhkuYXJjdXMuaHNtZC52MS5UZXJtc0ZpeGVkSAASSQoYcmVtb3RlX2NvbW1pdG1lbnRfc2lnbmVkGAggASgLMiUuYXJjdXMuaHNtZC52MS5SZW1vdGVDb21taXRtZW50U2lnbmVkSAASSwoZbG9jYWxfY29tbWl0bWVudF92ZXJpZmllZBgJIAEoCzImLmFyY3VzLmhzbWQudjEuTG9jYWxDb21taXRtZW50VmVyaWZpZWRIABI0Cg1pbnB1dHNfc2lnbmVkGAogASgLMhsuYXJjdXMuaHNtZC52MS5JbnB1dHNTaWduZWRIABI+ChJkZXN0aW5hdGlvbnNfbmFtZWQYCyABKAsyIC5hcmN1cy5oc21kLnYxLkRlc3RpbmF0aW9uc05hbWVkSAASNgoOZnVuZGluZ19sb2NrZWQYDCABKAsyHC5hcmN1cy5oc21kLnYxLkZ1bmRpbmdMb2NrZWRIABI2Cg5jaGFubmVsX2Zyb3plbhgNIAEoCzIcLmFyY3VzLmhzbWQudjEuQ2hhbm5lbEZyb3plbkgAEjYKDmNsb3Npbmdfc2lnbmVkGA4gASgLMhwuYXJjdXMuaHNtZC52MS5DbG9zaW5nU2lnbmVkSABCBgoEZmFjdCIkCg1EYXRhYmFzZUJvdW5kEhMKC2RhdGFiYXNlX2lkGAEgASgMInEKEE1lbW9yeURpc3RydXN0ZWQSLQoGcmVhc29uGAEgASgOMh0uYXJjdXMuaHNtZC52MS5EaXN0cnVzdFJlYXNvbhIaChJleHBlY3RlZF9tZW1vcnlfaWQYAiABKAwSEgoKaGlnaF93YXRlchgDIAEoBCIQCg5NZW1vcnlBY2NlcHRlZCI3CgxDaGFubmVsRHJhd24SFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSDwoHcGVlcl9pZBgCIAEoDCIoCg5DaGFubmVsQWRvcHRlZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDCI4Cg9FcG9jaFJlZ2lzdGVyZWQSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSDQoFZXBvY2gYAiABKAQiNAoKVGVybXNGaXhlZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIOCgZkaWdlc3QYAiABKAwifQoWUmVtb3RlQ29tbWl0bWVudFNpZ25lZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIqCghvdXRwb2ludBgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50Eg4KBm51bWJlchgDIAEoBBIPCgdjb250ZW50GAQgASgMIrABChdMb2NhbENvbW1pdG1lbnRWZXJpZmllZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIqCghvdXRwb2ludBgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50Eg4KBm51bWJlchgDIAEoBBIPCgdjb250ZW50GAQgASgMEjAKDmZ1bmRpbmdfaW5wdXRzGAUgAygLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQifAoMSW5wdXRzU2lnbmVkEhYKDmNoYW5uZWxfa2V5X2lkGAEgASgMEioKCG91dHBvaW50GAIgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSKAoGaW5wdXRzGAMgAygLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQiWAoRRGVzdGluYXRpb25zTmFtZWQSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSKwoHb3V0cHV0cxgCIAMoCzIaLmFyY3VzLmhzbWQudjEuRGVzdGluYXRpb24iMQoLRGVzdGluYXRpb24SEgoKYW1vdW50X3NhdBgBIAEoBBIOCgZzY3JpcHQYAiABKAwiUwoNRnVuZGluZ0xvY2tlZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIqCghvdXRwb2ludBgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50IicKDUNoYW5uZWxGcm96ZW4SFgoOY2hhbm5lbF9rZXlfaWQYASABKAwiJwoNQ2xvc2luZ1NpZ25lZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDCpsCg5EaXN0cnVzdFJlYXNvbhIfChtESVNUUlVTVF9SRUFTT05fVU5TUEVDSUZJRUQQABIYChRESVNUUlVTVF9SRUFTT05fTE9TVBABEh8KG0RJU1RSVVNUX1JFQVNPTl9ST0xMRURfQkFDSxACYgZwcm90bzM", [file_arcus_types_v1_types]);
+  fileDesc("ChphcmN1cy9oc21kL3YxL21lbW9yeS5wcm90bxINYXJjdXMuaHNtZC52MSLUBgoGUmVjb3JkEjYKDmRhdGFiYXNlX2JvdW5kGAEgASgLMhwuYXJjdXMuaHNtZC52MS5EYXRhYmFzZUJvdW5kSAASPAoRbWVtb3J5X2Rpc3RydXN0ZWQYAiABKAsyHy5hcmN1cy5oc21kLnYxLk1lbW9yeURpc3RydXN0ZWRIABI4Cg9tZW1vcnlfYWNjZXB0ZWQYAyABKAsyHS5hcmN1cy5oc21kLnYxLk1lbW9yeUFjY2VwdGVkSAASNAoNY2hhbm5lbF9kcmF3bhgEIAEoCzIbLmFyY3VzLmhzbWQudjEuQ2hhbm5lbERyYXduSAASOAoPY2hhbm5lbF9hZG9wdGVkGAUgASgLMh0uYXJjdXMuaHNtZC52MS5DaGFubmVsQWRvcHRlZEgAEjoKEGVwb2NoX3JlZ2lzdGVyZWQYBiABKAsyHi5hcmN1cy5oc21kLnYxLkVwb2NoUmVnaXN0ZXJlZEgAEjAKC3Rlcm1zX2ZpeGVkGAcgASgLMhkuYXJjdXMuaHNtZC52MS5UZXJtc0ZpeGVkSAASSQoYcmVtb3RlX2NvbW1pdG1lbnRfc2lnbmVkGAggASgLMiUuYXJjdXMuaHNtZC52MS5SZW1vdGVDb21taXRtZW50U2lnbmVkSAASSwoZbG9jYWxfY29tbWl0bWVudF92ZXJpZmllZBgJIAEoCzImLmFyY3VzLmhzbWQudjEuTG9jYWxDb21taXRtZW50VmVyaWZpZWRIABI0Cg1pbnB1dHNfc2lnbmVkGAogASgLMhsuYXJjdXMuaHNtZC52MS5JbnB1dHNTaWduZWRIABI+ChJkZXN0aW5hdGlvbnNfbmFtZWQYCyABKAsyIC5hcmN1cy5oc21kLnYxLkRlc3RpbmF0aW9uc05hbWVkSAASNgoOZnVuZGluZ19sb2NrZWQYDCABKAsyHC5hcmN1cy5oc21kLnYxLkZ1bmRpbmdMb2NrZWRIABI2Cg5jaGFubmVsX2Zyb3plbhgNIAEoCzIcLmFyY3VzLmhzbWQudjEuQ2hhbm5lbEZyb3plbkgAEjYKDmNsb3Npbmdfc2lnbmVkGA4gASgLMhwuYXJjdXMuaHNtZC52MS5DbG9zaW5nU2lnbmVkSABCBgoEZmFjdCIkCg1EYXRhYmFzZUJvdW5kEhMKC2RhdGFiYXNlX2lkGAEgASgMInEKEE1lbW9yeURpc3RydXN0ZWQSLQoGcmVhc29uGAEgASgOMh0uYXJjdXMuaHNtZC52MS5EaXN0cnVzdFJlYXNvbhIaChJleHBlY3RlZF9tZW1vcnlfaWQYAiABKAwSEgoKaGlnaF93YXRlchgDIAEoBCIQCg5NZW1vcnlBY2NlcHRlZCI3CgxDaGFubmVsRHJhd24SFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSDwoHcGVlcl9pZBgCIAEoDCIoCg5DaGFubmVsQWRvcHRlZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDCI4Cg9FcG9jaFJlZ2lzdGVyZWQSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSDQoFZXBvY2gYAiABKAQiNAoKVGVybXNGaXhlZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIOCgZkaWdlc3QYAiABKAwifQoWUmVtb3RlQ29tbWl0bWVudFNpZ25lZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIqCghvdXRwb2ludBgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50Eg4KBm51bWJlchgDIAEoBBIPCgdjb250ZW50GAQgASgMIrABChdMb2NhbENvbW1pdG1lbnRWZXJpZmllZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIqCghvdXRwb2ludBgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50Eg4KBm51bWJlchgDIAEoBBIPCgdjb250ZW50GAQgASgMEjAKDmZ1bmRpbmdfaW5wdXRzGAUgAygLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQifAoMSW5wdXRzU2lnbmVkEhYKDmNoYW5uZWxfa2V5X2lkGAEgASgMEioKCG91dHBvaW50GAIgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSKAoGaW5wdXRzGAMgAygLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQiWAoRRGVzdGluYXRpb25zTmFtZWQSFgoOY2hhbm5lbF9rZXlfaWQYASABKAwSKwoHb3V0cHV0cxgCIAMoCzIaLmFyY3VzLmhzbWQudjEuRGVzdGluYXRpb24iMQoLRGVzdGluYXRpb24SEgoKYW1vdW50X3NhdBgBIAEoBBIOCgZzY3JpcHQYAiABKAwiUwoNRnVuZGluZ0xvY2tlZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDBIqCghvdXRwb2ludBgCIAEoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50IicKDUNoYW5uZWxGcm96ZW4SFgoOY2hhbm5lbF9rZXlfaWQYASABKAwiJwoNQ2xvc2luZ1NpZ25lZBIWCg5jaGFubmVsX2tleV9pZBgBIAEoDCLYAQoIU25hcHNob3QSEgoKaGlnaF93YXRlchgBIAEoBBITCgtkYXRhYmFzZV9pZBgCIAEoDBIvCghkaXN0cnVzdBgDIAEoDjIdLmFyY3VzLmhzbWQudjEuRGlzdHJ1c3RSZWFzb24SGAoQZGlzdHJ1c3RlZF9zaW5jZRgEIAEoBBIQCghhY2NlcHRlZBgFIAEoCBIUCgxwcmVkZWNlc3NvcnMYBiADKAwSMAoIY2hhbm5lbHMYByADKAsyHi5hcmN1cy5oc21kLnYxLkNoYW5uZWxTbmFwc2hvdCKlAgoPQ2hhbm5lbFNuYXBzaG90EhYKDmNoYW5uZWxfa2V5X2lkGAEgASgMEg0KBXNpbmNlGAIgASgEEg0KBWVwb2NoGAMgASgEEg0KBXRlcm1zGAQgASgMEhMKBmxvY2tlZBgFIAEoDUgAiAEBEg4KBmZyb3plbhgGIAEoCBIPCgdjbG9zaW5nGAcgASgIEhUKDWxvY2FsX29uX3dvcmQYCCABKAgSFgoOcmVtb3RlX29uX3dvcmQYCSABKAgSKQoFbmFtZWQYCiADKAsyGi5hcmN1cy5oc21kLnYxLkRlc3RpbmF0aW9uEjIKCW91dHBvaW50cxgLIAMoCzIfLmFyY3VzLmhzbWQudjEuT3V0cG9pbnRTbmFwc2hvdEIJCgdfbG9ja2VkIp0CChBPdXRwb2ludFNuYXBzaG90EioKCG91dHBvaW50GAEgASgLMhguYXJjdXMudHlwZXMudjEuT3V0UG9pbnQSMAoFbG9jYWwYAiABKAsyIS5hcmN1cy5oc21kLnYxLkNvbW1pdG1lbnRTbmFwc2hvdBIxCgZyZW1vdGUYAyABKAsyIS5hcmN1cy5oc21kLnYxLkNvbW1pdG1lbnRTbmFwc2hvdBIwCg5mdW5kaW5nX2lucHV0cxgEIAMoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50EhUKDWlucHV0c19zaWduZWQYBSABKAgSLwoNc2lnbmVkX2lucHV0cxgGIAMoCzIYLmFyY3VzLnR5cGVzLnYxLk91dFBvaW50IjUKEkNvbW1pdG1lbnRTbmFwc2hvdBIOCgZudW1iZXIYASABKAQSDwoHY29udGVudBgCIAEoDCpsCg5EaXN0cnVzdFJlYXNvbhIfChtESVNUUlVTVF9SRUFTT05fVU5TUEVDSUZJRUQQABIYChRESVNUUlVTVF9SRUFTT05fTE9TVBABEh8KG0RJU1RSVVNUX1JFQVNPTl9ST0xMRURfQkFDSxACYgZwcm90bzM", [file_arcus_types_v1_types]);
 
 /**
  * @generated from message arcus.hsmd.v1.Record
@@ -481,6 +481,199 @@ export type ClosingSigned = Message<"arcus.hsmd.v1.ClosingSigned"> & {
  */
 export const ClosingSignedSchema: GenMessage<ClosingSigned> = /*@__PURE__*/
   messageDesc(file_arcus_hsmd_v1_memory, 15);
+
+/**
+ * The sum of all records so far: what a compacted file begins with. An hsmd that does not know all of it refuses the
+ * file, since it would forget a fact.
+ *
+ * @generated from message arcus.hsmd.v1.Snapshot
+ */
+export type Snapshot = Message<"arcus.hsmd.v1.Snapshot"> & {
+  /**
+   * Records so far.
+   *
+   * @generated from field: uint64 high_water = 1;
+   */
+  highWater: bigint;
+
+  /**
+   * Empty: not bound.
+   *
+   * @generated from field: bytes database_id = 2;
+   */
+  databaseId: Uint8Array;
+
+  /**
+   * Unspecified: trusted.
+   *
+   * @generated from field: arcus.hsmd.v1.DistrustReason distrust = 3;
+   */
+  distrust: DistrustReason;
+
+  /**
+   * @generated from field: uint64 distrusted_since = 4;
+   */
+  distrustedSince: bigint;
+
+  /**
+   * @generated from field: bool accepted = 5;
+   */
+  accepted: boolean;
+
+  /**
+   * @generated from field: repeated bytes predecessors = 6;
+   */
+  predecessors: Uint8Array[];
+
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.ChannelSnapshot channels = 7;
+   */
+  channels: ChannelSnapshot[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.Snapshot.
+ * Use `create(SnapshotSchema)` to create a new message.
+ */
+export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_memory, 16);
+
+/**
+ * @generated from message arcus.hsmd.v1.ChannelSnapshot
+ */
+export type ChannelSnapshot = Message<"arcus.hsmd.v1.ChannelSnapshot"> & {
+  /**
+   * @generated from field: bytes channel_key_id = 1;
+   */
+  channelKeyId: Uint8Array;
+
+  /**
+   * Number of the record that made it known.
+   *
+   * @generated from field: uint64 since = 2;
+   */
+  since: bigint;
+
+  /**
+   * @generated from field: uint64 epoch = 3;
+   */
+  epoch: bigint;
+
+  /**
+   * Empty: not fixed.
+   *
+   * @generated from field: bytes terms = 4;
+   */
+  terms: Uint8Array;
+
+  /**
+   * Which of the outpoints.
+   *
+   * @generated from field: optional uint32 locked = 5;
+   */
+  locked?: number | undefined;
+
+  /**
+   * @generated from field: bool frozen = 6;
+   */
+  frozen: boolean;
+
+  /**
+   * @generated from field: bool closing = 7;
+   */
+  closing: boolean;
+
+  /**
+   * @generated from field: bool local_on_word = 8;
+   */
+  localOnWord: boolean;
+
+  /**
+   * @generated from field: bool remote_on_word = 9;
+   */
+  remoteOnWord: boolean;
+
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.Destination named = 10;
+   */
+  named: Destination[];
+
+  /**
+   * @generated from field: repeated arcus.hsmd.v1.OutpointSnapshot outpoints = 11;
+   */
+  outpoints: OutpointSnapshot[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.ChannelSnapshot.
+ * Use `create(ChannelSnapshotSchema)` to create a new message.
+ */
+export const ChannelSnapshotSchema: GenMessage<ChannelSnapshot> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_memory, 17);
+
+/**
+ * @generated from message arcus.hsmd.v1.OutpointSnapshot
+ */
+export type OutpointSnapshot = Message<"arcus.hsmd.v1.OutpointSnapshot"> & {
+  /**
+   * @generated from field: arcus.types.v1.OutPoint outpoint = 1;
+   */
+  outpoint?: OutPoint | undefined;
+
+  /**
+   * @generated from field: arcus.hsmd.v1.CommitmentSnapshot local = 2;
+   */
+  local?: CommitmentSnapshot | undefined;
+
+  /**
+   * @generated from field: arcus.hsmd.v1.CommitmentSnapshot remote = 3;
+   */
+  remote?: CommitmentSnapshot | undefined;
+
+  /**
+   * @generated from field: repeated arcus.types.v1.OutPoint funding_inputs = 4;
+   */
+  fundingInputs: OutPoint[];
+
+  /**
+   * @generated from field: bool inputs_signed = 5;
+   */
+  inputsSigned: boolean;
+
+  /**
+   * @generated from field: repeated arcus.types.v1.OutPoint signed_inputs = 6;
+   */
+  signedInputs: OutPoint[];
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.OutpointSnapshot.
+ * Use `create(OutpointSnapshotSchema)` to create a new message.
+ */
+export const OutpointSnapshotSchema: GenMessage<OutpointSnapshot> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_memory, 18);
+
+/**
+ * @generated from message arcus.hsmd.v1.CommitmentSnapshot
+ */
+export type CommitmentSnapshot = Message<"arcus.hsmd.v1.CommitmentSnapshot"> & {
+  /**
+   * @generated from field: uint64 number = 1;
+   */
+  number: bigint;
+
+  /**
+   * @generated from field: bytes content = 2;
+   */
+  content: Uint8Array;
+};
+
+/**
+ * Describes the message arcus.hsmd.v1.CommitmentSnapshot.
+ * Use `create(CommitmentSnapshotSchema)` to create a new message.
+ */
+export const CommitmentSnapshotSchema: GenMessage<CommitmentSnapshot> = /*@__PURE__*/
+  messageDesc(file_arcus_hsmd_v1_memory, 19);
 
 /**
  * @generated from enum arcus.hsmd.v1.DistrustReason
