@@ -61,8 +61,8 @@ export function onRemove(d: Draft, message: PeerRemoval): void {
     d.log("warn", `HTLC ${htlc.id}: failed after its preimage was told`);
   }
   const next: Htlc = { ...htlc, state: "RCVD_REMOVE_HTLC", removal };
-  d.removeUncommitted(next);
   for (const figures of d.figures) figures.removes(next);
+  d.removeUncommitted(next);
   // A preimage is true whatever comes of this connection: it is told at once, and once.
   if (removal.type === "fulfill" && !known && htlc.origin !== null) {
     d.early.push({ type: "outgoing_resolved", origin: htlc.origin, id: htlc.id, removal });
@@ -92,8 +92,8 @@ export function onSettle(d: Draft, id: bigint, removal: HtlcRemoval): void {
     return d.log("error", `settlement of HTLC ${id}: failure_code without BADONION`);
   }
   const next: Htlc = { ...htlc, state: "SENT_REMOVE_HTLC", removal };
-  d.put(next);
   for (const figures of d.figures) figures.removes(next);
+  d.put(next);
 }
 
 /** What says a removal of ours. */
