@@ -42,7 +42,7 @@ Deno.test("secrets: drawn once, private, and bitcoind gets only a hash that fits
     );
     assert.equal(passwords[0], first["postgres/password"]);
     const secret = first["lightningd/bitcoin-rpcpassword"] ?? "";
-    assert.equal(new Set([...passwords, secret]).size, 5);
+    assert.equal(new Set([...passwords, secret]).size, 6);
 
     const [, user, salt = "", hash] =
       /^rpcauth=(\w+):(\w+)\$(\w+)$/m.exec(first["bitcoind/bitcoin.conf"] ?? "") ??

@@ -6,6 +6,7 @@ import type { Json, JsonObject } from "common/rpc/json_text.ts";
 import { type ListconfigsRequest, ListconfigsRequestSchema, Node } from "gen/cln/node_pb.ts";
 import { Operator } from "gen/arcus/lightningd/v1/operator_pb.ts";
 import { channelCommands } from "./channel_commands.ts";
+import { closingCommands } from "./closing_commands.ts";
 import { listconfigsJson } from "./configs.ts";
 import type { Handlers } from "./handlers.ts";
 import { nodeCommands } from "./node_commands.ts";
@@ -73,6 +74,7 @@ export function methodTable(parts: ApiParts): Table {
     ...peerCommands(parts),
     ...walletCommands(parts),
     ...channelCommands(parts),
+    ...closingCommands(parts),
     ...paymentCommands(),
   };
   // The type of `handlers` ties every method to its code; by name only the code is left.
