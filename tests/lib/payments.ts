@@ -1,6 +1,5 @@
 /** Invoices and payments between nodes, and what both sides must agree on when all is over. */
 import assert from "node:assert/strict";
-import type { MessageInitShape } from "@bufbuild/protobuf";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
 import { ArcusError } from "common/grpc/errors.ts";
@@ -9,7 +8,6 @@ import {
   ListinvoicesInvoices_ListinvoicesInvoicesStatus as InvoiceStatus,
   ListpaysPays_ListpaysPaysStatus as PayStatus,
   type PayResponse,
-  type SendpayRouteSchema,
 } from "gen/cln/node_pb.ts";
 import { channelOf, until } from "tools/node/commands.ts";
 import type { RunningNode } from "tools/node/launch.ts";
@@ -95,13 +93,21 @@ export async function failureOf(work: Promise<unknown>): Promise<ArcusError> {
   assert.fail("it ended well");
 }
 
+/** A hop of a route for sendpay. */
+export interface RouteHop {
+  readonly id: Uint8Array;
+  readonly channel: string;
+  readonly delay: number;
+  readonly amountMsat: { readonly msat: bigint };
+}
+
 /** The route of a direct payment, for sendpay. */
 export async function directRoute(
   payer: RunningNode,
   payeeId: Uint8Array,
   channelId: string,
   msat: bigint,
-): Promise<MessageInitShape<typeof SendpayRouteSchema>[]> {
+): Promise<RouteHop[]> {
   const scid = (await channelOf(payer, channelId))?.shortChannelId;
   assert.ok(scid, "the channel has a short channel id");
   return [{ id: payeeId, channel: scid, delay: FINAL_BLOCKS, amountMsat: { msat } }];

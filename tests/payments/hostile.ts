@@ -158,11 +158,16 @@ export async function failed(
   });
   assert.match(stored ?? "", text);
   assert.deepEqual(await htlcRows(victim, channel), rows, "HTLCs of the channel");
-  await peer.reconnect();
-  const again = await verdictOf(peer);
-  assert.equal(again.type, "error");
-  await channel.sayReestablish();
+  await saysItAgain(channel);
   await victim.unharmed();
+}
+
+/** A failed channel's error is what answers its channel_reestablish on the next connection. */
+export async function saysItAgain(channel: HostileChannel): Promise<void> {
+  await channel.peer.reconnect();
+  await channel.sayReestablish();
+  const again = await verdictOf(channel.peer);
+  assert.equal(again.type, "error", again.text);
 }
 
 /** The channel works: the peer pays an invoice of the node over it. */
