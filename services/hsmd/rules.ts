@@ -513,8 +513,10 @@ export function signClosing(
   const newest = newestLocal(memory, channel, local);
   if (!newest.ok) return newest;
   const { channelKeyId, closing } = channel;
+  const { outpoint } = local;
   return ok([
     ...fixed.value,
+    ...(channel.locked === null ? [{ type: "funding_locked", channelKeyId, outpoint } as const] : NOTHING),
     ...newest.value,
     ...(closing ? NOTHING : [{ type: "closing_signed", channelKeyId } as const]),
   ]);
