@@ -1,4 +1,4 @@
-import { equalBytes } from "./equal_bytes.ts";
+import { sameBytes } from "bolt/tx/transaction.ts";
 import { checkPeerFeatures, type FeatureError, Features } from "./features.ts";
 import type { Init } from "./messages.ts";
 import { err, ok, type Result } from "bolt/result.ts";
@@ -38,7 +38,7 @@ export function buildInit(content: InitContent): Init {
 /** Judges a peer's `init` (BOLT 1): a shared chain when it names any, and features that go together with ours. */
 export function checkPeerInit(ours: InitContent, init: Init): Result<PeerInit, InitError> {
   const shared = init.networks === undefined ||
-    init.networks.some((theirs) => ours.chains.some((chain) => equalBytes(chain, theirs)));
+    init.networks.some((theirs) => ours.chains.some((chain) => sameBytes(chain, theirs)));
   if (!shared) return err({ type: "no_common_chain", reason: "no common network" });
   const globalFeatures = Features.parse(init.globalfeatures);
   if (!globalFeatures.ok) return globalFeatures;
