@@ -84,6 +84,8 @@ const STORED: ReadonlySet<HtlcState> = new Set<HtlcState>([
   "SENT_ADD_COMMIT",
   "RCVD_ADD_REVOCATION",
   "SENT_ADD_ACK_REVOCATION",
+  "SENT_ADD_REVOCATION",
+  "SENT_REMOVE_REVOCATION",
   "SENT_REMOVE_ACK_COMMIT",
   "RCVD_REMOVE_ACK_REVOCATION",
   "SENT_ADD_ACK_COMMIT",
@@ -118,9 +120,15 @@ export class Node {
   readonly inbox: ChannelInput[] = [];
   /** Whether the pipe is there. */
   connected = false;
+  /** The connection that the machine was told of last. */
+  generation = 0;
   /** Actions until it is cut short. */
   fuse: number | null = null;
+  /** Before the running step. */
+  reestablishing = false;
   completed = false;
+  /** A person's wish, said again at every load. */
+  wantsShutdown = false;
   failed: string | null = null;
   crashes = 0;
   steps = 0;
@@ -212,7 +220,7 @@ export class Node {
       if (part.state !== "asked" && part.state !== "offered") continue;
       if (!this.answeredFromHistory(origin)) this.inbox.push({ type: "offer", ...part.offer });
     }
-    if (this.connected) this.inbox.unshift({ type: "connected" });
+    if (this.wantsShutdown) this.inbox.push({ type: "start_shutdown" });
   }
 
   /** What the driver does before it feeds an offer that may be older than the process. */
@@ -263,6 +271,13 @@ export class Node {
     }
     const batch = [...this.inbox.splice(0), ...inputs];
     if (batch.length === 0) return false;
+    // A connection begins a batch: what is said before it belongs to the one before.
+    const start = batch.findIndex(({ type }) => type === "connected");
+    if (start > 0) {
+      this.inbox.push(...batch.splice(start));
+    } else if (start === 0) {
+      this.generation = this.#sim.generation;
+    }
     this.feed(batch);
     return true;
   }
@@ -272,6 +287,7 @@ export class Node {
     this.steps++;
     const frozen = this.#sim.checkPurity ? structuredClone(this.machine) : null;
     const before = this.machine;
+    this.reestablishing = before.link === "reestablishing";
     const next = step(this.machine, inputs);
     if (frozen !== null) assert.deepEqual(before, frozen, "step changed its argument");
     this.perform(next);
@@ -303,6 +319,7 @@ export class Node {
         return;
       case "send":
         for (const message of action.messages) this.#sim.send(this.name, message);
+        this.note(action.messages);
         return;
       case "hang_up":
         this.#sim.log.push(`${this.name} hangs up: ${action.reason}`);
@@ -319,6 +336,17 @@ export class Node {
       default:
         return this.tell([action]);
     }
+  }
+
+  /** Notes what a reestablished connection brings again. */
+  note(messages: readonly Message[]): void {
+    const types = new Set(messages.map(({ type }) => type));
+    if (types.has("update_fee")) this.#sim.said.push("update_fee");
+    if (this.machine?.link !== "up" || this.reestablishing === false) return;
+    const [revoke, commit] = [types.has("revoke_and_ack"), types.has("commitment_signed")];
+    if (revoke && commit) this.#sim.said.push("again: both");
+    else if (revoke) this.#sim.said.push("again: revoke_and_ack");
+    else if (commit) this.#sim.said.push("again: commitment_signed");
   }
 
   tell(actions: readonly ChannelAction[]): void {
@@ -417,10 +445,12 @@ export class Simulator {
   /** On their way to a node. */
   readonly pipe: Readonly<Record<Name, Uint8Array[]>> = { alice: [], bob: [] };
   connected = false;
+  generation = 0;
   checkPurity = false;
   messages = 0;
   readonly log: string[] = [];
   readonly refusals: string[] = [];
+  readonly said: string[] = [];
   #random: number;
   #origin = 0n;
   #ready = false;
@@ -451,7 +481,8 @@ export class Simulator {
   }
 
   send(from: Name, message: Message): void {
-    if (!this.connected || !this.nodes[from].connected) return;
+    // What an owner says goes to the connection that its machine was told of last.
+    if (!this.connected || this.nodes[from].generation !== this.generation) return;
     this.messages++;
     this.pipe[OTHER[from]].push(encodeMessage(message));
   }
@@ -464,13 +495,16 @@ export class Simulator {
     for (const node of Object.values(this.nodes)) {
       if (!node.connected) continue;
       node.connected = false;
-      node.inbox.push({ type: "disconnected" });
+      const unheard = node.inbox.findIndex(({ type }) => type === "connected");
+      if (unheard === -1) node.inbox.push({ type: "disconnected" });
+      else node.inbox.splice(unheard, 1);
     }
   }
 
   connect(): void {
     if (this.connected) return;
     this.connected = true;
+    this.generation++;
     for (const node of Object.values(this.nodes)) {
       node.connected = true;
       node.inbox.push({ type: "connected" });
