@@ -65,7 +65,7 @@ export function channelBasis(keys: ChannelKeyTree, terms: ChannelTerms): Result<
 }
 
 /** Places in the columns, so that one content has one order: ours by id, then the peer's by id. Null: one is there twice. */
-function canonicalOrder(content: CommitmentContent): number[] | null {
+export function canonicalOrder(content: CommitmentContent): number[] | null {
   const { htlcIds, htlcOffered } = content;
   const order = htlcIds.map((_, i) => i);
   order.sort((a, b) => {
@@ -84,7 +84,11 @@ function canonicalOrder(content: CommitmentContent): number[] | null {
  * HTLCs, millisatoshis, the expiry of an offered HTLC) is hashed beside it. Number 0 has no HTLC and was named by its
  * sighash when it was funded.
  */
-function nameContent(content: CommitmentContent, sighash: Uint8Array, order: readonly number[]): Uint8Array {
+export function nameContent(
+  content: CommitmentContent,
+  sighash: Uint8Array,
+  order: readonly number[],
+): Uint8Array {
   if (content.number === 0n) return sighash;
   const head = CONTENT_TAG.length + HASH_LENGTH;
   const bytes = new Uint8Array(head + 8 + 8 + 8 + 4 + order.length * HTLC_ROW);

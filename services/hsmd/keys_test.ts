@@ -5,6 +5,8 @@ import { HDKey } from "@scure/bip32";
 import { mnemonicToSeedSync } from "@scure/bip39";
 import { payments } from "bitcoinjs-lib";
 import fc from "fast-check";
+import { invoiceSighash } from "bolt/invoice/fields.ts";
+import { derivePrivkey, derivePubkey, isSecretOfPoint } from "bolt/keys/derive.ts";
 import { KeyTree, PAYMENT_KEYS, paymentKeyIndex } from "./keys.ts";
 
 const VECTORS = JSON.parse(
@@ -84,6 +86,7 @@ Deno.test("docs/keys.md: channel keys of our own vectors", () => {
       payment_key_index: channel.paymentKeyIndex,
       funding_secret: bytesToHex(channel.fundingSecret),
       funding_pubkey: bytesToHex(publicKeys.fundingPubkey),
+      htlc_secret: bytesToHex(channel.htlcSecret),
       revocation_basepoint: bytesToHex(publicKeys.revocationBasepoint),
       payment_basepoint: bytesToHex(publicKeys.paymentBasepoint),
       delayed_payment_basepoint: bytesToHex(publicKeys.delayedPaymentBasepoint),
@@ -94,7 +97,52 @@ Deno.test("docs/keys.md: channel keys of our own vectors", () => {
           bytesToHex(channel.perCommitmentPoint(BigInt(number))),
         ]),
       ),
+      per_commitment_secrets: Object.fromEntries(
+        Object.keys(vector.per_commitment_secrets).map((number) => [
+          number,
+          bytesToHex(channel.perCommitmentSecret(BigInt(number))),
+        ]),
+      ),
+      htlc_keys: Object.fromEntries(
+        Object.keys(vector.htlc_keys).map((number) => {
+          const point = channel.perCommitmentPoint(BigInt(number));
+          const secret = derivePrivkey(channel.htlcSecret, point);
+          const pubkey = derivePubkey(publicKeys.htlcBasepoint, point);
+          assert(secret.ok && pubkey.ok);
+          return [number, hexPair({ secret: secret.value, point: pubkey.value })];
+        }),
+      ),
     }, vector);
+  }
+});
+
+Deno.test("per-commitment secrets are BOLT 3's in any order of numbers", () => {
+  const one = TREE.channel(new Uint8Array(32).fill(1));
+  fc.assert(
+    fc.property(
+      fc.array(fc.oneof(fc.bigInt(0n, 600n), fc.bigInt(0n, (1n << 48n) - 1n)), {
+        minLength: 1,
+        maxLength: 20,
+      }),
+      (numbers) => {
+        for (const number of numbers) {
+          // A tree of its own walks all the way down.
+          const fresh = TREE.channel(new Uint8Array(32).fill(1));
+          assert.deepEqual(one.perCommitmentSecret(number), fresh.perCommitmentSecret(number));
+          assert(isSecretOfPoint(one.perCommitmentSecret(number), one.perCommitmentPoint(number)));
+        }
+      },
+    ),
+    { numRuns: 5 },
+  );
+});
+
+Deno.test("docs/keys.md: invoices are signed by the node key, without randomness", () => {
+  for (const { hrp, data, hash, signature } of VECTORS.invoices) {
+    const sighash = invoiceSighash(hrp, hexToBytes(data));
+    assert.equal(bytesToHex(sighash), hash);
+    const signed = TREE.signWithNodeKey(sighash);
+    assert.equal(bytesToHex(Uint8Array.of(...signed.signature, signed.recoveryId)), signature);
   }
 });
 
