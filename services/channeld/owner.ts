@@ -661,7 +661,12 @@ export class Owner implements SubdOwner {
 
   /** Everything that is not over, and what ended while lightningd was away. */
   async #tell(): Promise<void> {
-    await this.#carryOut(standing(this.#state));
+    const actions = [...standing(this.#state)];
+    for (const htlc of this.#state.htlcs.values()) {
+      // A settlement that is in no row yet is not done: lightningd must not forget what it decided.
+      if (htlc.state === "SENT_REMOVE_HTLC") actions.push({ type: "incoming", htlc, refusal: null });
+    }
+    await this.#carryOut(actions);
     const missed = await loadMissed(this.#host.steps, this.channel);
     this.#mustOwn();
     for (const offer of missed.outgoing) this.#resolvedOffer(offer);

@@ -306,6 +306,37 @@ test("lightningd's stream is new: everything that is not over is told again, the
   assert.deepEqual(htlcs.map(({ origin, amountMsat }) => [origin, amountMsat]), [[2n, 2_000_000n]]);
 });
 
+test("a settlement that no row holds yet is told again as open: lightningd must not forget its decision", async () => {
+  await using pair = await lockedChannel(postgres.server);
+  const { alice, bob } = pair;
+  await pair.connect();
+  await pair.usable();
+  const payment = bob.invoice(1n, 1_000_000n);
+  alice.offer(payment);
+  const { id, htlc } = await bob.heard("incoming");
+  pair.wire.cut();
+  await pair.wire.over();
+  const settling = async () => {
+    const { htlcs } = await bob.call((channeld) => channeld.listHtlcs({}));
+    return htlcs[0]?.state;
+  };
+  bob.fulfill(id, payment.preimage);
+  await waitFor(async () => (await settling()) === "SENT_REMOVE_HTLC", { what: "bob settles in memory" });
+  bob.reports.length = 0;
+  bob.dropHtlcs();
+  await bob.heard("synced");
+  assert.deepEqual(bob.told("incoming").map((told) => told.htlc), [htlc]);
+  // And this is why: the next channeld knows nothing of it.
+  await bob.stop();
+  bob.reports.length = 0;
+  await bob.start();
+  await pair.connect();
+  await bob.heard("synced");
+  assert.deepEqual(new Set(bob.told("incoming").map((told) => told.htlc)), new Set([htlc]));
+  bob.fulfill(id, payment.preimage);
+  assert.deepEqual(await pair.settled(1), { alice: ALICE - 1_000_000n, bob: BOB + 1_000_000n });
+});
+
 test("a step whose epoch was raised writes nothing, says nothing, and is reported", async () => {
   await using pair = await lockedChannel(postgres.server);
   const { alice, bob } = pair;
