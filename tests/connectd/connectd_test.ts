@@ -222,6 +222,9 @@ test("disconnect drains, and the answer comes after the end", async () => {
   attachment.stream.end();
   assert.equal(textOf(await peer.next()), "last");
   assert.equal(await peer.closed(), "closed");
+  // The subd did as it was told: nothing was lost, and nothing has to be made anew.
+  const ended = await node.lightningd.event("attachmentEnded");
+  assert.equal(ended.reason, AttachmentEnded_Reason.PEER_GONE);
   const gone = await node.lightningd.event("peerDisconnected");
   assert.equal(gone.drained, true);
   assert.equal((await node.lightningd.event("disconnectResult")).error, "");

@@ -452,10 +452,14 @@ export class Demux {
     ];
   }
 
-  /** The stream broke or could not be made. What it asked to write before is still written: no newer owner is known. */
+  /**
+   * The stream broke or could not be made. What it asked to write before is still written: no newer owner is known. One
+   * that was told that the peer is gone has only done as it was told.
+   */
   lost(id: AttachmentId, detail: string, now: number): DemuxAction[] {
     const channel = this.#byAttachment.get(id);
-    return channel === undefined ? [] : this.#end(channel, "subd_lost", detail, now);
+    if (channel === undefined) return [];
+    return this.#end(channel, channel.attachment?.toldGone === true ? "peer_gone" : "subd_lost", detail, now);
   }
 
   /**

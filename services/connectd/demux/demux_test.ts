@@ -170,6 +170,14 @@ Deno.test("demux: after draining began nothing is taken of the peer, but subds m
   assert.equal(demux.attachmentCount, 0);
 });
 
+Deno.test("demux: a stream that ends because its peer is gone is not a lost subd", () => {
+  const demux = new Demux(LIMITS, numbers());
+  const told = dialled(demux.attach(order(id(1), 1n))).attachment;
+  demux.attached(told);
+  demux.drain("bye");
+  assert.equal(only(demux.lost(told, "the subd ended the stream", 0), "ended")[0]?.reason, "peer_gone");
+});
+
 /** What the test itself knows of one channel. */
 interface Model {
   epoch: bigint;
