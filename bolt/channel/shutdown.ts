@@ -59,10 +59,11 @@ export function refuseQueue(d: Draft, detail: string): void {
  */
 export function sayShutdown(d: Draft): readonly Message[] {
   const wanted = d.m.shutdownWanted;
-  if (wanted === null || d.channel.errorText !== null || hasChanges(d)) return [];
+  // Stored as sent when it is sent: on a connection that is taken over nothing else would repeat it.
+  if (wanted === null || d.m.link !== "up" || d.channel.errorText !== null || hasChanges(d)) return [];
   d.m.shutdownWanted = null;
   d.set({ shutdownSent: wanted, state: shuttingDown(d) });
-  return d.m.link === "up" ? [shutdownMessage(d.channel.channelId, wanted)] : [];
+  return [shutdownMessage(d.channel.channelId, wanted)];
 }
 
 /** Our shutdown. */
