@@ -1,5 +1,7 @@
 /** Payments both ways over one channel, and every millisatoshi accounted for. */
 import assert from "node:assert/strict";
+import { bytesToHex } from "@noble/hashes/utils.js";
+import type { RunningNode } from "tools/node/launch.ts";
 import { fundedAndConnected, normalChannel } from "../lib/channels.ts";
 import {
   balancesOf,
@@ -11,11 +13,14 @@ import {
   payNew,
   underWay,
 } from "../lib/payments.ts";
-import { useWorlds } from "../lib/world.ts";
+import { assertClosedByBoth, close, CloseType } from "../lib/closing.ts";
+import { useWorlds, type World } from "../lib/world.ts";
 
 const worlds = await useWorlds();
 
 const PAYMENTS_EACH_WAY = 200;
+const MSAT_PER_SAT = 1_000n;
+const SAT_PER_COIN = 100_000_000;
 /** How many each side has under way at a time. */
 const BATCH = 25;
 /** Dust, an HTLC with an output, odd millisatoshis below and above a whole one, and one that is trimmed on neither side. */
@@ -34,7 +39,40 @@ const AMOUNTS_MSAT = [
 
 const amountOf = (index: number): bigint => AMOUNTS_MSAT[index % AMOUNTS_MSAT.length] ?? 1n;
 
-Deno.test("200 payments each way, concurrently: balances exact to the msat on both sides", () =>
+/** Every output that a wallet counts is in the chain's own set of unspent outputs, with just that amount. */
+async function walletOnChain({ chain }: World, node: RunningNode): Promise<bigint> {
+  const { outputs } = await node.rpc.listFunds({});
+  let sum = 0n;
+  for (const { txid, output, amountMsat } of outputs) {
+    const found = await chain.rpc<{ value: number } | null>("gettxout", [bytesToHex(txid), output]);
+    assert.ok(found, `${node.name}'s output is unspent`);
+    const sat = BigInt(Math.round(found.value * SAT_PER_COIN));
+    assert.equal(amountMsat?.msat, sat * MSAT_PER_SAT);
+    sum += sat;
+  }
+  return sum;
+}
+
+/** Closes together; what each wallet gets is what the channel said was theirs, to the satoshi. The opener pays the fee. */
+async function closeAndCompare(world: World, channelId: string, opener: "alice" | "bob"): Promise<void> {
+  const { alice, bob } = world;
+  const { total, ...last } = await balancesOf(world, [channelId]);
+  const before = [await walletOnChain(world, alice), await walletOnChain(world, bob)] as const;
+  const closed = await close(alice, channelId);
+  assert.equal(closed.itemType, CloseType.MUTUAL);
+  const left = await assertClosedByBoth(world, channelId, total / MSAT_PER_SAT, before);
+  const gained = {
+    alice: await walletOnChain(world, alice) - before[0],
+    bob: await walletOnChain(world, bob) - before[1],
+  };
+  // A fraction of a satoshi has no output (BOLT 3): it goes to the miners beside the fee.
+  const owed = { alice: last.alice / MSAT_PER_SAT, bob: last.bob / MSAT_PER_SAT };
+  const fee = left - (total / MSAT_PER_SAT - owed.alice - owed.bob);
+  assert.ok(fee > 0n);
+  assert.deepEqual(gained, { ...owed, [opener]: owed[opener] - fee });
+}
+
+Deno.test("200 payments each way, concurrently: balances exact to the msat on both sides, and then on the chain", () =>
   worlds.withWorld(async (world) => {
     const { alice, bob } = world;
     await fundedAndConnected(world);
@@ -56,6 +94,7 @@ Deno.test("200 payments each way, concurrently: balances exact to the msat on bo
       fromAlice: { ...each, msat: sent },
       fromBob: { ...each, msat: sent + BigInt(PAYMENTS_EACH_WAY) },
     });
+    await closeAndCompare(world, channelId, "alice");
   }, { options: MANY_SLOTS }));
 
 Deno.test("a payment is complete on both sides when pay answers, and the channel is clean soon after", () =>
