@@ -235,6 +235,7 @@ export function nodeFeatures(options: NodeFeatureOptions = {}): Features {
   ];
   const offered: readonly FeatureName[] = [
     "option_upfront_shutdown_script",
+    "basic_mpp",
     "option_support_large_channel",
     "option_anchors",
     "option_shutdown_anysegwit",

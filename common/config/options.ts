@@ -204,6 +204,14 @@ export const OPTIONS = {
     daemons: NODE,
     help: "Most that may be lost to payments too small for an output.",
   }),
+  "cltv-final": withDefault(integer(1, 2016), 18, {
+    daemons: NODE,
+    help: "Blocks that a payment to us must leave until it expires (min_final_cltv_expiry_delta).",
+  }),
+  "invoices-onchain-fallback": withDefault(BOOLEAN, false, {
+    daemons: NODE,
+    help: "Put a new address of the wallet into every invoice, to be paid on chain instead.",
+  }),
   "require-confirmed-inputs": withDefault(BOOLEAN, false, {
     daemons: NODE,
     help: "Whether peers must fund with confirmed coins only.",

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { feerate, sat } from "bolt/units.ts";
 import type { Network } from "bolt/wire/chain_hash.ts";
+import { nodeFeatures } from "bolt/wire/features.ts";
 import { type Config, ConfigError } from "common/config/config.ts";
 import { client, dial } from "common/grpc/client.ts";
 import { ArcusError } from "common/grpc/errors.ts";
@@ -16,6 +17,7 @@ import { createRpc, type RpcAuth } from "./chain/bitcoind.ts";
 import { type RunningChain, startChain } from "./chain/chain.ts";
 import { takeLeadership, watchLeadership } from "./leader.ts";
 import { followHsmd, openNode, requireTestNetwork } from "./node.ts";
+import { PaymentRoom } from "./payments/payments.ts";
 import { PeerRoom } from "./peers/peers.ts";
 import type { Policy } from "./peers/registry.ts";
 import { createWallet } from "./wallet/wallet.ts";
@@ -92,6 +94,7 @@ export function policyOf(config: Config): Policy {
     maxRemoteRbfAttempts: config.get("max-rbf-attempts"),
     remoteRbfMinBlocks: blocksApart,
     requireConfirmedInputs: config.get("require-confirmed-inputs"),
+    maxDustHtlcExposureMsat: BigInt(config.get("max-dust-htlc-exposure-msat")),
     openTimeoutMs: config.get("open-timeout") * MS,
     developer: config.get("developer"),
   };
@@ -237,6 +240,20 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
     });
     await peers.start();
     ends.push(() => peers.stop());
+    const payments = new PaymentRoom({
+      sql,
+      leader,
+      node,
+      network,
+      hsmd,
+      chain,
+      features: nodeFeatures(),
+      log,
+      cltvFinal: config.get("cltv-final"),
+      onFatal: (error) => onFatal("work for payments failed", error),
+    });
+    await payments.start();
+    ends.push(() => payments.stop());
     ends.push(followHsmd({
       sql,
       leader,
@@ -248,7 +265,11 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       },
       onFatal: (error) => onFatal("hsmd is another node's", error),
     }));
-    const server = createServer({ services: peers.services, log, ...(tls === undefined ? {} : { tls }) });
+    const server = createServer({
+      services: [...peers.services, ...payments.services],
+      log,
+      ...(tls === undefined ? {} : { tls }),
+    });
     const grpcAddress = await server.listen(config.get("listen"));
     const api = await startApi({
       nodeId: node.nodeId,
@@ -257,6 +278,7 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       chain,
       wallet,
       peers,
+      payments,
       log,
       stop: options.onStop,
     });

@@ -16,6 +16,7 @@ import type { Logger } from "common/log.ts";
 import { numberList } from "common/pg/lists.ts";
 import type { Sql } from "common/pg/client.ts";
 import { ChannelParamsSchema } from "gen/arcus/store/v1/store_pb.ts";
+import { fence } from "../leader.ts";
 import type { HsmdClient, NodeIdentity } from "../node.ts";
 import type { Chain, Leader } from "../ports.ts";
 import { Batcher } from "./batch.ts";
@@ -33,6 +34,8 @@ const MS = 1_000;
 const PREIMAGE_LENGTH = 32;
 /** Payments may be tried again for so long (CLN's retry_for). */
 export const DEFAULT_RETRY_SECONDS = 60;
+/** Seconds until an invoice expires that says nothing else (CLN: a week). */
+export const DEFAULT_INVOICE_EXPIRY = 604_800n;
 /** BOLT 4: the rest of a payment may take at least 60 s. */
 export const MPP_TIMEOUT_MS = 60_000;
 /** Longest time that a timer takes. */
@@ -108,8 +111,6 @@ export interface PaymentRoomOptions {
   readonly log: Logger;
   /** Least blocks that a payment to us must leave (option cltv-final). */
   readonly cltvFinal: number;
-  /** Seconds until an invoice expires (option invoice-expiry). */
-  readonly invoiceExpiry: number;
   readonly mppTimeoutMs?: number;
   /** Milliseconds since 1970; invoices only. */
   readonly now?: () => number;
@@ -208,7 +209,7 @@ export class PaymentRoom {
       hsmd: options.hsmd,
       network: NETWORK_NAMES[options.network],
       features: invoiceFeatures(features),
-      defaultExpiry: BigInt(options.invoiceExpiry),
+      defaultExpiry: DEFAULT_INVOICE_EXPIRY,
       cltvFinal,
       now: seconds,
     });
@@ -512,7 +513,7 @@ export class PaymentRoom {
         ignore_fee_limits: boolean | null;
       }[]
     >`
-      WITH fence AS (SELECT epoch FROM leader WHERE epoch = ${leader.epoch} FOR SHARE)
+      WITH ${fence(sql, leader)}
       INSERT INTO channel_terms AS t (channel, fee_base_msat, fee_ppm, htlc_min_msat, htlc_max_msat, ignore_fee_limits)
       SELECT ${channel}, ${terms.feeBaseMsat ?? null}::bigint, ${terms.feePpm ?? null}::bigint,
         ${terms.htlcMinMsat ?? null}::bigint, ${terms.htlcMaxMsat ?? null}::bigint,
