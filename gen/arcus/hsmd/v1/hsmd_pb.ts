@@ -1206,7 +1206,8 @@ export type CommitmentStep = Message<"arcus.hsmd.v1.CommitmentStep"> & {
   outpoints: OutpointStep[];
 
   /**
-   * Release the secret of the commitment before the verified one: only when each outpoint's verification passed here.
+   * Release the secret of the commitment before the verified one: only when each outpoint's verification passed, here or
+   * (an outpoint that names nothing to verify) before.
    *
    * @generated from field: bool revoke = 5;
    */
@@ -1355,7 +1356,8 @@ export type CommitmentStepResult = Message<"arcus.hsmd.v1.CommitmentStepResult">
   stepId: bigint;
 
   /**
-   * Empty, or why the step was refused (the reasons of this file's head, and TERMS_UNKNOWN).
+   * Empty, or why the step was refused: a reason of this file's head, BAD_REQUEST, or two that call for the same step
+   * again: TERMS_UNKNOWN (with its terms) and NOT_BOUND (later).
    *
    * @generated from field: string refusal = 2;
    */
