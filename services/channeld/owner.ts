@@ -4,6 +4,7 @@
  * hsmd is asked, what comes in waits and makes the next batch. Whatever goes wrong ends the ownership: memory never goes
  * on where it differs from the rows.
  */
+import { setImmediate } from "node:timers";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { type ChannelSetup, fromRows, paused, standing, step } from "bolt/channel/machine.ts";
 import {
@@ -306,12 +307,11 @@ export class Owner implements SubdOwner {
   async #run(): Promise<void> {
     if (this.#running) return;
     this.#running = true;
-    // What one read of a socket brought makes one batch.
-    await Promise.resolve();
     try {
       for (let [item] = this.#queue; item !== undefined && !this.#over; [item] = this.#queue) {
         if (item.type === "frame" || item.type === "input") {
-          await this.#batch();
+          await everythingRead();
+          if (!this.#over) await this.#batch();
         } else {
           this.#queue.shift();
           await this.#handle(item);
@@ -721,6 +721,11 @@ export class Owner implements SubdOwner {
     this.#attachment?.fail([], "internal error", true);
     this.#end({ type: "released", reason: Released_Reason.PEER_GONE, detail: "internal error" });
   }
+}
+
+/** What one read of a socket brought comes in one by one: a revoke_and_ack must not cost a statement of its own. */
+function everythingRead(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** A frame as an input; null for what is ignored (BOLT 1: unknown messages of odd type). */
