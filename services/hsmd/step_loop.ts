@@ -61,6 +61,7 @@ export class StepLoop {
     private readonly stepper: Stepper,
     /** Told of every step: "OK", or why it was refused. */
     private readonly observe: (outcome: string) => void = () => {},
+    private readonly roundMs: number = ROUND_MS,
   ) {}
 
   /** Takes a stream over. It ends when the caller's half does, or, once `draining` is aborted, when nothing is open. */
@@ -121,7 +122,7 @@ export class StepLoop {
 
   async #round(): Promise<void> {
     const begun: { readonly caller: Caller; readonly step: BegunStep }[] = [];
-    const until = performance.now() + ROUND_MS;
+    const until = performance.now() + this.roundMs;
     const waiting = this.#waiting;
     let taken = 0;
     while (taken < waiting.length && (taken === 0 || performance.now() < until)) {
