@@ -67,7 +67,8 @@ function show(story: Story, node: RunningNode, chain: RegtestNode): void {
   for (const daemon of DAEMON_NAMES) {
     story.fact(daemon, `${node.target(daemon)}  ${story.dim(`log: ${node.logFile(daemon)}`)}`);
   }
-  story.fact("bitcoind", `bitcoin-cli -datadir=${chain.dir} -regtest COMMAND`);
+  const bitcoinCli = chain.bitcoind.bitcoinCli ?? "bitcoin-cli";
+  story.fact("bitcoind", `${bitcoinCli} -datadir=${chain.dir} -regtest COMMAND`);
   story.chapter("What to call");
   const api = node.apiAddress ?? "";
   story.say(`grpcurl -plaintext ${api} list`);
