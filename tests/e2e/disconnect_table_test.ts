@@ -1,7 +1,8 @@
 /**
  * The disconnect table: the connection breaks before and after every message of an open, of its lock-in and of a
- * replacement, whoever says it, and comes back. Then both sides have forgotten what BOLT 2 forgets, and completed what it
- * completes. The rows come from recorded runs, so that no message is missing.
+ * replacement by either side, whoever says it, and comes back. Then both sides have forgotten what BOLT 2 forgets, and
+ * completed what it completes. The rows come from recorded runs, so that no message is missing. More rows break the new
+ * connection once more, while channel_reestablish and what it asks for are exchanged.
  *
  * The whole table runs with each node as one process. On separate processes a sample runs, drawn by ARCUS_TEST_SEED; with
  * ARCUS_TEST_FULL=1 the whole table. ARCUS_TEST_ROWS, a pattern, runs only rows whose name it matches.
@@ -9,7 +10,7 @@
 import assert from "node:assert/strict";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
 import { ChannelState } from "gen/cln/primitives_pb.ts";
-import type { Layout } from "tools/node/launch.ts";
+import type { Layout, RunningNode } from "tools/node/launch.ts";
 import {
   beginBump,
   bumpChannel,
@@ -17,6 +18,7 @@ import {
   connect,
   finishNegotiation,
   fundWallets,
+  isConnected,
   openChannel,
   until,
   untilState,
@@ -42,7 +44,7 @@ const worlds = await useWorlds();
 const SAT = 200_000n;
 const COIN_SAT = 250_000n;
 /** Coins of each wallet: every row takes one, and the recorded runs. */
-const COINS = 80;
+const COINS = 160;
 /** Coins of one payment: it must stay small enough for the purse's fee. */
 const COINS_AT_ONCE = 10;
 const PERKW = 1_000;
@@ -59,13 +61,17 @@ function patternOf(text: string | undefined): RegExp | undefined {
   return text === undefined ? undefined : new RegExp(text);
 }
 
-/** A row: the connection breaks there, during that. */
+/** A row: the connection breaks there, during that; with `again`, the next connection breaks there. */
 interface Row {
-  readonly during: "open" | "lock-in" | "replacement";
+  readonly during: "open" | "lock-in" | "replacement" | "accepter's replacement" | "use";
   readonly cut: Cut;
+  readonly again?: Cut;
 }
 
-const nameOf = ({ during, cut }: Row): string => `${during}: ${nameOfCut(cut)}`;
+const nameOf = ({ during, cut, again }: Row): string =>
+  `${during}: ${nameOfCut(cut)}${again === undefined ? "" : `, then ${nameOfCut(again)}`}`;
+
+const bumperOf = ({ alice, bob }: World, { during }: Row) => during === "replacement" ? alice : bob;
 
 function nodeOf({ alice, bob }: World, { from }: Cut) {
   return from === "alice" ? alice : bob;
@@ -85,8 +91,8 @@ async function fund(world: World): Promise<void> {
 
 const open = ({ alice, bob }: World): Promise<Candidate> =>
   openChannel(alice, bob, { sat: SAT, perkw: PERKW });
-const bump = ({ alice }: World, { channelId }: Candidate): Promise<Candidate> =>
-  bumpChannel(alice, channelId, BUMP);
+const bump = (node: RunningNode, { channelId }: Candidate): Promise<Candidate> =>
+  bumpChannel(node, channelId, BUMP);
 
 /** A block for each few channels: the accepter bounds how many of one peer's wait for one. */
 async function mineIfMany({ alice, bob, chain }: World): Promise<void> {
@@ -126,34 +132,91 @@ async function bothComplete({ alice, bob }: World, { channelId, txid }: Candidat
   }
 }
 
-/** Records an open, its replacement, and the lock-in of another: the table. */
+/** What surely follows on the next connection, by what broke the one before: nobody has had that message yet. */
+const EXCHANGES: readonly (readonly [Row["during"], Cut, readonly string[]])[] = [
+  ["open", cutAt("close_before", "alice", "commitment_signed"), [
+    "alice channel_reestablish",
+    "bob channel_reestablish",
+    "alice commitment_signed",
+    "alice tx_signatures",
+    "bob tx_signatures",
+  ]],
+  ["open", cutAt("close_before", "bob", "commitment_signed"), ["bob commitment_signed"]],
+  // Our user signs only after the exchange.
+  ["replacement", cutAt("close_before", "alice", "commitment_signed"), [
+    "alice channel_reestablish",
+    "bob channel_reestablish",
+    "alice commitment_signed",
+  ]],
+  ["replacement", cutAt("close_before", "bob", "commitment_signed"), ["bob commitment_signed"]],
+  ["accepter's replacement", cutAt("close_before", "alice", "commitment_signed"), [
+    "alice channel_reestablish",
+    "bob channel_reestablish",
+    "alice commitment_signed",
+  ]],
+  ["lock-in", cutAt("close_before", "alice", "channel_ready"), [
+    "alice channel_reestablish",
+    "bob channel_reestablish",
+    "alice channel_ready",
+    "bob channel_ready",
+  ]],
+  ["use", cutAt("close_after", "alice", "channel_ready"), [
+    "alice channel_reestablish",
+    "bob channel_reestablish",
+  ]],
+];
+
+function cutAt(action: Cut["action"], from: Cut["from"], message: string): Cut {
+  return { action, from, message, nth: 1 };
+}
+
+/** The rows that break two connections. */
+function exchangeRows(): Row[] {
+  return EXCHANGES.flatMap(([during, cut, said]) =>
+    said.flatMap((each) => {
+      const [from, message] = each.split(" ") as [Cut["from"], string];
+      return cutsAt([{ from, message, nth: 1 }]).map((again): Row => ({ during, cut, again }));
+    })
+  );
+}
+
+/** Records an open, its replacement by either side, and its lock-in: the table. */
 async function recordRows(world: World): Promise<Row[]> {
   let candidate: Candidate | undefined;
   const opening = await recordMessages(world, async () => candidate = await opened(world));
   const first = candidate;
   assert.ok(first !== undefined);
   const replacing = await recordMessages(world, async () => {
-    await bothComplete(world, await bump(world, first));
+    await bothComplete(world, await bump(world.alice, first));
+  });
+  const again = await opened(world);
+  const replacingBack = await recordMessages(world, async () => {
+    await bothComplete(world, await bump(world.bob, again));
   });
   const locking = await recordMessages(world, async () => {
     await world.chain.mine(1);
-    await bothIn(world, first.channelId, ChannelState.ChanneldNormal);
+    for (const each of [first, again]) await bothIn(world, each.channelId, ChannelState.ChanneldNormal);
   });
   for (const message of ["open_channel2", "accept_channel2", "tx_add_input", "tx_signatures"]) {
     assert.ok(opening.some((said) => said.message === message), `the open has ${message}`);
   }
   for (const message of ["tx_init_rbf", "tx_ack_rbf", "tx_complete", "tx_signatures"]) {
-    assert.ok(replacing.some((said) => said.message === message), `the replacement has ${message}`);
+    for (const recorded of [replacing, replacingBack]) {
+      assert.ok(recorded.some((said) => said.message === message), `the replacement has ${message}`);
+    }
   }
+  assert.ok(replacingBack.some(({ from, message }) => from === "bob" && message === "tx_init_rbf"));
   assert.deepEqual(
     locking.map(({ from, message }) => `${from} ${message}`).sort(),
-    ["alice channel_ready", "bob channel_ready"],
+    ["alice channel_ready", "alice channel_ready", "bob channel_ready", "bob channel_ready"],
   );
   const rows = (during: Row["during"], cuts: readonly Cut[]) => cuts.map((cut): Row => ({ during, cut }));
   return [
     ...rows("open", cutsAt(opening)),
     ...rows("replacement", cutsAt(replacing)),
-    ...rows("lock-in", cutsAt(locking)),
+    ...rows("accepter's replacement", cutsAt(replacingBack)),
+    ...rows("lock-in", cutsAt(locking.filter(({ nth }) => nth === 1))),
+    ...exchangeRows(),
   ];
 }
 
@@ -172,10 +235,50 @@ async function cutDuring(world: World, { cut }: Row, work: () => Promise<unknown
   await setFaults(node);
 }
 
+/** Breaks the connection at the row's place while `work` runs, and the next one at its second place. */
+async function cutTwice(world: World, { cut }: Row, again: Cut, work: () => Promise<unknown>): Promise<void> {
+  const { alice, bob } = world;
+  // Both in one daemon: its rules follow each other, so the second counts from the first break on.
+  const rule = ({ action, from, message, nth }: Cut) =>
+    ({ action, message, nth, direction: from === "alice" ? "out" : "in" }) as const;
+  await setFaults(alice, rule(cut), rule(again));
+  const working = work().catch(async (error: unknown) => {
+    if (await faultsPending(alice) > 1) throw error;
+  });
+  // Somebody dials until the second break; a connection that is there already is no matter.
+  const broken = until(`broken twice: ${nameOfCut(cut)}, then ${nameOfCut(again)}`, async () => {
+    const pending = await faultsPending(alice);
+    if (pending === 1) await dialled(world);
+    return pending === 0;
+  });
+  await Promise.all([broken, working]);
+  await setFaults(alice);
+  await until("connected again", async () => {
+    await dialled(world);
+    return (await generationsOf(world)).every((generation) => generation !== undefined) &&
+      await isConnected(alice, bob) && await isConnected(bob, alice);
+  });
+}
+
+/** alice calls bob. It may break at once. */
+async function dialled({ alice, bob }: World): Promise<void> {
+  await alice.rpc.connectPeer({ id: `${bob.id}@${bob.address}` }).catch(() => {});
+}
+
+/** Does the row's work under its cuts. */
+async function broken(world: World, row: Row, work: () => Promise<unknown>): Promise<void> {
+  if (row.again === undefined) await cutDuring(world, row, work);
+  else await cutTwice(world, row, row.again, work);
+}
+
 /** Whether BOLT 2 leaves no choice: no commitment_signed can have been sent, or both were received. */
-function demanded({ during, cut }: Row, rows: readonly Row[]): "forgotten" | "complete" | undefined {
+function demanded({ during, cut, again }: Row, rows: readonly Row[]): "forgotten" | "complete" | undefined {
+  // Each side stores the attempt before it says commitment_signed, and the exchange begins with both.
+  if (again !== undefined) return undefined;
   if (cut.message === "tx_signatures") return "complete";
-  const before = rows.filter((row) => row.during === during && row.cut.action === cut.action);
+  const before = rows.filter((row) =>
+    row.during === during && row.cut.action === cut.action && row.again === undefined
+  );
   const last = before.findLast((row) => row.cut.message === "tx_complete");
   const index = before.findIndex(({ cut: { from, message, nth } }) =>
     from === cut.from && message === cut.message && nth === cut.nth
@@ -191,7 +294,7 @@ async function runRow(world: World, row: Row, rows: readonly Row[]): Promise<voi
   switch (row.during) {
     case "open": {
       const marks = await marksOf(alice, bob);
-      await cutDuring(world, row, () => open(world));
+      await broken(world, row, () => open(world));
       const outcome = await untilOutcome(world, marks);
       assert.equal(outcome.type, demanded(row, rows) ?? outcome.type);
       if (outcome.type === "complete") {
@@ -199,18 +302,20 @@ async function runRow(world: World, row: Row, rows: readonly Row[]): Promise<voi
       }
       return;
     }
-    case "replacement": {
+    case "replacement":
+    case "accepter's replacement": {
+      const bumper = bumperOf(world, row);
       const first = await opened(world);
       const marks = await marksOf(alice, bob);
       let negotiated = "";
-      await cutDuring(world, row, async () => {
-        const begun = await beginBump(alice, first.channelId, BUMP);
+      await broken(world, row, async () => {
+        const begun = await beginBump(bumper, first.channelId, BUMP);
         negotiated = begun.psbt;
-        await finishNegotiation(alice, begun);
+        await finishNegotiation(bumper, begun);
       });
-      if (await awaitsSignature(alice, marks)) {
+      if (await awaitsSignature(bumper, marks)) {
         await reestablished(world, first.channelId);
-        await alice.rpc.openChannelSigned({
+        await bumper.rpc.openChannelSigned({
           channelId: hexToBytes(first.channelId),
           signedPsbt: negotiated,
         });
@@ -222,13 +327,14 @@ async function runRow(world: World, row: Row, rows: readonly Row[]): Promise<voi
       await bothComplete(world, first);
       if (outcome.type === "forgotten") {
         await reestablished(world, first.channelId);
-        await bothComplete(world, await bump(world, first));
+        await bothComplete(world, await bump(bumper, first));
       }
       return;
     }
-    case "lock-in": {
+    case "lock-in":
+    case "use": {
       const first = await opened(world);
-      await cutDuring(world, row, () => chain.mine(1));
+      await broken(world, row, () => chain.mine(1));
       await bothIn(world, first.channelId, ChannelState.ChanneldNormal);
       return;
     }
