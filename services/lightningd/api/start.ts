@@ -1,6 +1,7 @@
 /** Serves the public API: gRPC and JSON-RPC over one method table. */
 import { isAbsolute, join } from "node:path";
 import { type ArcusServer, createServer } from "common/grpc/server.ts";
+import { paymentStream } from "../payments/stream_face.ts";
 import { publicServices } from "./face.ts";
 import { type JsonRpcServer, serveJsonRpc } from "./jsonrpc.ts";
 import type { ApiParts } from "./parts.ts";
@@ -35,7 +36,7 @@ export async function startApi(parts: ApiParts): Promise<Api> {
   const port = config.get("grpc-port");
   const server: ArcusServer | undefined = port === undefined
     ? undefined
-    : createServer({ services: publicServices(table), log });
+    : createServer({ services: [...publicServices(table), paymentStream(parts.payments, log)], log });
   const host = config.get("grpc-host");
   const grpcAddress = await server?.listen(host.includes(":") ? `[${host}]:${port}` : `${host}:${port}`);
   log.info({ grpc: grpcAddress ?? "off", rpc: rpc.path }, "the API is served");

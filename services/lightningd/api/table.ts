@@ -75,7 +75,7 @@ export function methodTable(parts: ApiParts): Table {
     ...walletCommands(parts),
     ...channelCommands(parts),
     ...closingCommands(parts),
-    ...paymentCommands(),
+    ...paymentCommands(parts),
   };
   // The type of `handlers` ties every method to its code; by name only the code is left.
   const code = handlers as unknown as Readonly<Record<string, AnyHandler>>;

@@ -233,14 +233,14 @@ export class Payer {
       payment = this.#payments.get(key);
     }
     if (payment !== undefined) {
-      requireSame(payment.facts, facts);
       if (payment.ending !== undefined) {
+        requireSame(payment.facts, facts);
         await payment.finished.promise;
         return { payment: await this.#rowOf(facts.paymentHash) };
       }
       const otherGroup = facts.groupid !== undefined && payment.payment !== undefined &&
         facts.groupid !== payment.groupid;
-      if (payment.facts.kind === "pay" || otherGroup) {
+      if (payment.facts.kind === "pay" || otherGroup || !sameTerms(payment.facts, facts)) {
         throw payRefusal(PayCode.inProgress, "IN_PROGRESS", "another attempt for this hash is under way");
       }
       const part = payment.parts.get(partid);
@@ -851,11 +851,15 @@ export function failureDetails(failure: PartFailure): Record<string, string> {
   };
 }
 
-/** 201 unless both pay the same amount to the same node. */
-function requireSame(before: PaymentFacts, now: PaymentFacts): void {
+function sameTerms(before: PaymentFacts, now: PaymentFacts): boolean {
   const sameNode = before.destination === undefined || now.destination === undefined ||
     bytesToHex(before.destination) === bytesToHex(now.destination);
-  if (sameNode && before.totalMsat === now.totalMsat) return;
+  return sameNode && before.totalMsat === now.totalMsat;
+}
+
+/** 201 unless both pay the same amount to the same node. */
+function requireSame(before: PaymentFacts, now: PaymentFacts): void {
+  if (sameTerms(before, now)) return;
   throw payRefusal(
     PayCode.rhashAlreadyUsed,
     "HASH_USED",
