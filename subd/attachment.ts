@@ -85,7 +85,7 @@ export class Attachment {
   /** This owner is done: frames that it did not take go to its successor. */
   finished(reason: string): void {
     this.#write({ message: { case: "finished", value: { reason } } });
-    this.#end();
+    this.#lastWord();
   }
 
   /** These are the last words, then the attachment is over. */
@@ -93,7 +93,7 @@ export class Attachment {
     this.#write({
       message: { case: "fail", value: { messages: messages.map(encodeMessage), reason, wantHangUp } },
     });
-    this.#end();
+    this.#lastWord();
   }
 
   /** Another owner has the channel: not a word more. */
@@ -106,6 +106,14 @@ export class Attachment {
   /** connectd ended it. */
   closed(): void {
     this.#end();
+  }
+
+  /**
+   * connectd ends the stream once it has read this (subdFace). Were it ended here, connectd's `written` for an earlier frame
+   * would meet a stream that is gone, and grpc-js would drop what is still unread: the last word would be lost.
+   */
+  #lastWord(): void {
+    this.#over = true;
   }
 
   #end(): void {

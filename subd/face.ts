@@ -74,8 +74,8 @@ export function subdFace<O extends SubdOwner>(options: SubdFaceOptions<O>): Impl
           }
         });
         stream.onEnd(() => {
-          if (held !== undefined) held[0].gone(held[1]);
-          else stream.end();
+          held?.[0].gone(held[1]);
+          if (held === undefined || held[1].over) stream.end();
         });
       },
     },
