@@ -17,7 +17,7 @@ import { scriptOf } from "../wallet/address.ts";
 import { chooseFeerate } from "../wallet/feerate.ts";
 import { readPsbt } from "../wallet/psbt.ts";
 import type { Handlers } from "./handlers.ts";
-import { toChannel } from "./list_channels.ts";
+import { toChannel, trafficOf } from "./list_channels.ts";
 import type { ApiParts } from "./parts.ts";
 import { negotiationPsbt, witnessesOf } from "./psbt.ts";
 import { invalidParams } from "./refusals.ts";
@@ -166,7 +166,17 @@ export function channelCommands(parts: ApiParts): Handlers<
       if (request.id !== undefined && request.shortChannelId !== undefined) {
         throw invalidParams("short_channel_id", "can't be given together with id");
       }
-      return { channels: (await select(request)).map((channel) => toChannel(channel, parts.nodeId)) };
+      const channels = await select(request);
+      const traffic = await trafficOf(parts.payments, channels);
+      return {
+        channels: channels.map((channel) =>
+          toChannel(
+            channel,
+            parts.nodeId,
+            channel.channel === undefined ? undefined : traffic.get(channel.channel),
+          )
+        ),
+      };
     },
 
     async fundChannel(request) {

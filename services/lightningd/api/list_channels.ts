@@ -9,9 +9,12 @@ import type {
   ListpeerchannelsChannelsInflightSchema,
   ListpeerchannelsChannelsSchema,
 } from "gen/cln/node_pb.ts";
+import { ListpeerchannelsChannelsHtlcs_ListpeerchannelsChannelsHtlcsDirection as Direction } from "gen/cln/node_pb.ts";
 import { ChannelSide } from "gen/cln/primitives_pb.ts";
+import type { ChannelLevel } from "gen/arcus/channeld/v1/htlcs_pb.ts";
+import type { ChannelTotals, HtlcRow, PaymentRoom } from "../payments/payments.ts";
 import type { AttemptInfo, ChannelInfo } from "../ports.ts";
-import { aliasText, flipTxid, given, scidOf, toAmount, toChannelType, toState } from "./values.ts";
+import { aliasText, flipTxid, given, htlcState, scidOf, toAmount, toChannelType, toState } from "./values.ts";
 
 /** sat/kvB of one sat/kw. */
 const PERKB = 4;
@@ -93,8 +96,67 @@ function paramsPart({ params }: ChannelInfo): ChannelInit {
   };
 }
 
+/** What goes through a channel. */
+export interface Traffic {
+  /** What its owner said last; absent before it said anything. */
+  readonly level: ChannelLevel | undefined;
+  readonly htlcs: readonly HtlcRow[];
+  readonly totals: ChannelTotals | undefined;
+}
+
+/** The traffic of channels, from their owners and rows. */
+export async function trafficOf(
+  payments: PaymentRoom,
+  channels: readonly ChannelInfo[],
+): Promise<Map<bigint, Traffic>> {
+  const ids = channels.flatMap(({ channel, lockedAttempt }) =>
+    channel === undefined || lockedAttempt === undefined ? [] : [channel]
+  );
+  if (ids.length === 0) return new Map();
+  const [htlcs, totals] = await Promise.all([
+    payments.listHtlcs({ channels: ids, live: true }),
+    payments.totals(ids),
+  ]);
+  return new Map(ids.map((id) => [id, {
+    level: payments.views.get(id)?.level,
+    htlcs: htlcs.filter(({ channel }) => channel === id),
+    totals: totals.get(id),
+  }]));
+}
+
+function trafficPart({ level, htlcs, totals }: Traffic): ChannelInit {
+  return {
+    ...(level === undefined ? {} : {
+      toUsMsat: msat(level.toUsMsat),
+      spendableMsat: msat(level.spendableMsat),
+      receivableMsat: msat(level.receivableMsat),
+    }),
+    ...(level === undefined || level.feeratePerkw === 0 ? {} : {
+      feerate: { perkw: level.feeratePerkw, perkb: level.feeratePerkw * PERKB },
+    }),
+    htlcs: htlcs.map((htlc) => ({
+      direction: htlc.offered ? Direction.OUT : Direction.IN,
+      id: htlc.id,
+      amountMsat: msat(htlc.amountMsat),
+      expiry: htlc.cltvExpiry,
+      paymentHash: htlc.paymentHash,
+      state: htlcState(htlc),
+    })),
+    ...(totals === undefined ? {} : {
+      inPaymentsOffered: BigInt(totals.inOffered),
+      inOfferedMsat: msat(totals.inOfferedMsat),
+      inPaymentsFulfilled: BigInt(totals.inFulfilled),
+      inFulfilledMsat: msat(totals.inFulfilledMsat),
+      outPaymentsOffered: BigInt(totals.outOffered),
+      outOfferedMsat: msat(totals.outOfferedMsat),
+      outPaymentsFulfilled: BigInt(totals.outFulfilled),
+      outFulfilledMsat: msat(totals.outFulfilledMsat),
+    }),
+  };
+}
+
 /** A channel of ours, seen from this node. */
-export function toChannel(channel: ChannelInfo, nodeId: Uint8Array): ChannelInit {
+export function toChannel(channel: ChannelInfo, nodeId: Uint8Array, traffic?: Traffic): ChannelInit {
   const side = channel.opener === "local" ? ChannelSide.LOCAL : ChannelSide.REMOTE;
   const alias = given({ local: aliasText(channel.localAlias), remote: aliasText(channel.remoteAlias) });
   return {
@@ -116,5 +178,6 @@ export function toChannel(channel: ChannelInfo, nodeId: Uint8Array): ChannelInit
     ...fundingPart(channel.funding),
     ...attemptsPart(channel),
     ...paramsPart(channel),
+    ...(traffic === undefined ? {} : trafficPart(traffic)),
   };
 }

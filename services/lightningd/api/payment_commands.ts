@@ -3,10 +3,10 @@ import type { MessageInitShape } from "@bufbuild/protobuf";
 import { hexToBytes } from "@noble/hashes/utils.js";
 import { fallbackOfScript } from "bolt/invoice/fallback.ts";
 import type { Fallback, Invoice } from "bolt/invoice/types.ts";
+import { stripLightningUri } from "bolt/invoice/uri.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
 import { parseShortChannelId } from "bolt/wire/short_channel_id.ts";
 import { ArcusError, notFound } from "common/grpc/errors.ts";
-import { enumOfWord } from "common/rpc/json_form.ts";
 import {
   DelinvoiceRequest_DelinvoiceStatus as DelinvoiceStatus,
   DelinvoiceResponse_DelinvoiceStatus as DeletedStatus,
@@ -31,20 +31,20 @@ import {
   WaitinvoiceResponse_WaitinvoiceStatus as WaitStatus,
   WaitsendpayResponse_WaitsendpayStatus as WaitsendpayStatus,
 } from "gen/cln/node_pb.ts";
-import { type AmountOrAny, HtlcState, HtlcStateSchema } from "gen/cln/primitives_pb.ts";
+import type { AmountOrAny } from "gen/cln/primitives_pb.ts";
 import { PayCode, payRefusal } from "../payments/codes.ts";
 import { type InvoiceStatus, statusOf } from "../payments/invoices.ts";
 import type { InvoiceRow } from "../payments/invoice_store.ts";
 import { failureDetails, type RouteStep } from "../payments/payer.ts";
 import type { PartRow, PaymentQuery, PaymentRow } from "../payments/payment_store.ts";
-import type { ChannelTerms, HtlcRow, PayRequest } from "../payments/payments.ts";
+import type { ChannelTerms, PayRequest } from "../payments/payments.ts";
 import type { ChannelInfo } from "../ports.ts";
 import { scriptOf } from "../wallet/address.ts";
 import { toDecoded } from "./decode_invoice.ts";
 import type { Handlers } from "./handlers.ts";
 import type { ApiParts } from "./parts.ts";
 import { invalidParams } from "./refusals.ts";
-import { aliasText, given, readNodeId, scidOf, toAmount } from "./values.ts";
+import { aliasText, given, htlcState, readNodeId, scidOf, toAmount } from "./values.ts";
 
 /** Names of the commands here. */
 export type PaymentCommand =
@@ -76,6 +76,7 @@ const DEFAULT_FEE_BASE_MSAT = 1_000n;
 const DEFAULT_FEE_PPM = 10n;
 /** CLN's code for a channel that is not known. */
 const UNKNOWN_CHANNEL = -1;
+const BOLT11 = /^ln(bc|tb|tbs|bcrt|sb)([0-9]+[munp]?)?1/i;
 const NODE_ID_HEX = 66;
 const CHANNEL_ID_HEX = 64;
 
@@ -340,13 +341,17 @@ export function paymentCommands(parts: ApiParts): Handlers<PaymentCommand> {
     });
   };
 
-  const readInvoice = (parameter: string, text: string): Invoice => {
-    const cut = text.trim().replace(/^lightning:(\/\/)?/i, "");
-    if (!/^ln(bc|tb|tbs|bcrt|sb)[0-9]*[munp]?1/i.test(cut)) {
+  /** The text of an invoice; refuses what is of another type. */
+  const bolt11Of = (parameter: string, text: string): string => {
+    const cut = stripLightningUri(text);
+    if (!BOLT11.test(cut)) {
       throw invalidParams(parameter, "of a type that this node does not read: only BOLT 11 invoices are");
     }
-    return payments.decode(cut);
+    return cut;
   };
+
+  const readInvoice = (parameter: string, text: string): Invoice =>
+    payments.decode(bolt11Of(parameter, text));
 
   /** The hash that a list is asked for. */
   const hashOf = (
@@ -360,7 +365,7 @@ export function paymentCommands(parts: ApiParts): Handlers<PaymentCommand> {
   };
 
   const payRequest = (request: PayMessage): PayRequest => ({
-    bolt11: request.bolt11,
+    bolt11: bolt11Of("bolt11", request.bolt11),
     ...given({
       amountMsat: readMsat("amount_msat", request.amountMsat),
       label: request.label,
@@ -487,7 +492,6 @@ export function paymentCommands(parts: ApiParts): Handlers<PaymentCommand> {
     decode: ({ string }) => toDecoded(readInvoice("string", string)),
 
     async pay(request) {
-      readInvoice("bolt11", request.bolt11);
       const paid = await payments.pay(payRequest(request));
       return {
         paymentPreimage: paid.preimage,
@@ -502,10 +506,9 @@ export function paymentCommands(parts: ApiParts): Handlers<PaymentCommand> {
     },
 
     async xpay(request) {
-      readInvoice("invstring", request.invstring);
       try {
         const paid = await payments.pay({
-          bolt11: request.invstring,
+          bolt11: bolt11Of("invstring", request.invstring),
           ...given({
             amountMsat: readMsat("amount_msat", request.amountMsat),
             retrySeconds: request.retryFor,
@@ -677,11 +680,4 @@ export function paymentCommands(parts: ApiParts): Handlers<PaymentCommand> {
       };
     },
   };
-}
-
-/** The contract's state of an HTLC. Throws for one that the contract lacks: a defect of ours. */
-export function htlcState({ state }: Pick<HtlcRow, "state">): HtlcState {
-  const found = enumOfWord(HtlcStateSchema, state);
-  if (found === undefined) throw new Error(`the contract has no HTLC state ${state}`);
-  return found;
 }

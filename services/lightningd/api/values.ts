@@ -20,6 +20,8 @@ import {
   ChannelStateSchema,
   ChannelTypeName,
   type Feerate,
+  type HtlcState,
+  HtlcStateSchema,
   type Outpoint,
 } from "gen/cln/primitives_pb.ts";
 import type { ChannelInfo, FeerateChoice } from "../ports.ts";
@@ -144,6 +146,13 @@ export function toState(name: string): ChannelState {
   const state = enumOfWord(ChannelStateSchema, name);
   if (state === undefined) throw new Error(`the contract has no channel state ${name}`);
   return state;
+}
+
+/** The contract's state of an HTLC. Throws for one that the contract lacks: a defect of ours. */
+export function htlcState({ state }: { readonly state: string }): HtlcState {
+  const found = enumOfWord(HtlcStateSchema, state);
+  if (found === undefined) throw new Error(`the contract has no HTLC state ${state}`);
+  return found;
 }
 
 /** The object without the members that are undefined. */
