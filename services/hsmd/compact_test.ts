@@ -5,6 +5,7 @@ import fc from "fast-check";
 import { arbitraryRecord } from "./arbitraries.ts";
 import { type CompactStep, MemoryError, MemoryFile, type MemoryFileOptions } from "./memory.ts";
 import { applyRecord, emptyMemory, type Memory, type MemoryRecord, outpointKey } from "./memory_state.ts";
+import { MAX_HIGH_WATER } from "./rules.ts";
 import { decodeSnapshot, encodeSnapshot } from "./snapshot.ts";
 import { temporaryDirectory } from "./testing.ts";
 
@@ -44,6 +45,7 @@ const HISTORY = fc.array(fc.tuple(arbitraryRecord, fc.nat(3)), { maxLength: 60 }
     const known = memory.channels.get(id(channel).toHex());
     const isFirst = record.type === "channel_drawn" || record.type === "channel_adopted";
     if ("channelKeyId" in record && isFirst === (known !== undefined)) continue;
+    if (record.type === "memory_distrusted" && record.highWater > MAX_HIGH_WATER) continue;
     // Inputs of an attempt are signed once.
     if (
       record.type === "inputs_signed" &&

@@ -18,6 +18,8 @@ import { type Refusal, refusal } from "./refusal.ts";
 
 /** Outputs to others that may be named for one channel. */
 export const MAX_NAMED_OUTPUTS = 100;
+/** Records that no memory ever has: a mark above it would leave no numbers for those to come. */
+export const MAX_HIGH_WATER = 1n << 62n;
 /** What AcceptMemory must be told. */
 export const ACCEPT_CONFIRMATION = "I know that a stale memory can lose money";
 
@@ -87,6 +89,7 @@ export function bindDatabase(
   },
 ): Decision {
   const { databaseId, expectedMemoryId, expectedHighWater } = request;
+  if (expectedHighWater > MAX_HIGH_WATER) return refuse("BAD_REQUEST", "no memory has that many records");
   if (memory.databaseId !== null && !sameBytes(memory.databaseId, databaseId)) {
     return refuse(
       "FOREIGN_DATABASE",

@@ -11,6 +11,7 @@ import {
   commitmentStep,
   drawChannel,
   lockFunding,
+  MAX_HIGH_WATER,
   type OutpointFacts,
   registerEpoch,
   signClosing,
@@ -274,6 +275,16 @@ function accepted(memory: Memory, expectedMemoryId: Uint8Array, expectedHighWate
 function accept(memory: Memory): void {
   done(memory, acceptMemory(memory, ACCEPT_CONFIRMATION));
 }
+
+Deno.test("a mark that would leave no numbers for records to come is refused", () => {
+  const memory = emptyMemory();
+  const request = { databaseId: DATABASE, expectedMemoryId: bytes(9).slice(0, 16) };
+  const bound = (expectedHighWater: bigint) =>
+    bindDatabase(memory, MEMORY_ID, { ...request, expectedHighWater });
+  const refused = bound((1n << 64n) - 1n);
+  assert.equal(refused.ok ? null : refused.error.reason, "BAD_REQUEST");
+  done(memory, bound(MAX_HIGH_WATER));
+});
 
 Deno.test("a lost memory that was accepted takes one step of each side from the database's word, then its own", () => {
   const memory = accepted(emptyMemory(), new Uint8Array(16).fill(9), 50n);
