@@ -442,9 +442,11 @@ export class PaymentRoom {
         cltv_expiry: number;
       }[]
     >`
-      (SELECT htlc, channel, offered, id, state, amount_msat, payment_hash, cltv_expiry
-        FROM htlcs WHERE htlc >= ${start} AND ${which} ORDER BY htlc LIMIT ${most})
-      ${history} ORDER BY htlc LIMIT ${most}`;
+      SELECT * FROM (
+        (SELECT htlc, channel, offered, id, state, amount_msat, payment_hash, cltv_expiry
+          FROM htlcs WHERE htlc >= ${start} AND ${which} ORDER BY htlc LIMIT ${most})
+        ${history}
+      ) AS found ORDER BY htlc LIMIT ${most}`;
     return rows.map((row) => ({
       htlc: row.htlc,
       channel: row.channel,
