@@ -92,9 +92,13 @@ export function onChannelReady(state: DualOpenState, message: ChannelReady): Ste
   });
 }
 
-/** Both said channel_ready: the channel is usable, and channeld's. */
+/**
+ * Both said channel_ready: the channel is usable, and channeld's. Not between our channel_reestablish and the end of what
+ * the peer's asks for: nobody could take over there, since neither is said twice on one connection.
+ */
 export function finish(state: DualOpenState): Step {
-  const { channel } = state;
+  const { channel, link } = state;
+  if (link.type === "reestablishing" || link.type === "resuming") return to(state);
   if (channel === null || channel.lockedAttempt === null || channel.remoteReady === null) return to(state);
   const stored = to(
     { ...state, channel: { ...channel, state: "CHANNELD_NORMAL" } },

@@ -2,12 +2,14 @@ import assert from "node:assert/strict";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import fc from "fast-check";
 import type { Message, MessageType } from "bolt/wire/messages.ts";
-import { feerate, sat } from "bolt/units.ts";
+import { feerate, height, sat } from "bolt/units.ts";
 import { commitmentsOf } from "./testing/pure_hsm.ts";
 import { type Name, World } from "./testing/simulator.ts";
 import type { Attempt, SavedChannel } from "./types.ts";
 
 const NAMES = ["alice", "bob"] as const;
+/** Whatever depth the policies ask for. */
+const ENOUGH_BLOCKS = 10;
 
 function txids(rows: SavedChannel | null): string[] {
   return (rows?.attempts ?? []).filter((a) => !a.aborted).map((a) => bytesToHex(a.tx.txid));
@@ -83,6 +85,28 @@ Deno.test("hsmd refuses a stored lock for good: the channel fails, and says so i
   assert.match(world.nodes.alice.rows!.errorText ?? "", /refuses to lock .*CONTENT_CONFLICT/);
   assert.match(world.nodes.bob.rows!.errorText ?? "", /peer sent error/);
   assert.deepEqual(said, ["error"]);
+});
+
+Deno.test("a block that comes between both channel_reestablish locks, and the channel is handed over after the second", () => {
+  const world = new World({ alice: 120_000, bob: 60_000 });
+  world.open();
+  world.settle();
+  const [txid] = txids(world.nodes.alice.rows);
+  world.mined = { txid: txid!, height: world.height };
+  world.height = height(world.height + ENOUGH_BLOCKS);
+  const look = (name: Name) => {
+    world.feed(name, { type: "chain", facts: world.facts(world.nodes[name]) });
+  };
+  look("alice");
+  world.settle();
+  assert.ok(world.nodes.bob.rows!.remoteReady !== null && world.nodes.bob.rows!.lockedAttempt === null);
+  world.disconnect();
+  world.connect();
+  look("bob");
+  const { lockedAttempt, state } = world.nodes.bob.rows!;
+  assert.deepEqual([lockedAttempt, state], [0, "DUALOPEND_AWAITING_LOCKIN"]);
+  world.settle();
+  assertNormal(world, txid!);
 });
 
 Deno.test("an accepter that brings nothing signs first and gets its channel", () => {
