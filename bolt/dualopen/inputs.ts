@@ -48,7 +48,11 @@ export type Input =
   /** Without progress for too long. */
   | { readonly type: "timeout" }
   /** The cooperative close begins: no further RBF. */
-  | { readonly type: "start_shutdown" }
+  | {
+    readonly type: "start_shutdown";
+    /** Where our money goes, if not where it would anyway; it counts only where no script was fixed at the open. */
+    readonly script?: Uint8Array;
+  }
   /** The peer is attached. `entropy`: 32 random bytes for whatever this connection brings. */
   | { readonly type: "connected" }
   | { readonly type: "disconnected" }

@@ -126,9 +126,9 @@ export function onShutdown(state: DualOpenState, message: Shutdown): Step {
 }
 
 /** Our shutdown, unless it was said, and the peer's where it came. */
-function sayShutdown(state: DualOpenState, received: Uint8Array | null): Step {
+function sayShutdown(state: DualOpenState, received: Uint8Array | null, script?: Uint8Array): Step {
   const channel = state.channel!;
-  const sent = channel.shutdownSent ?? ownShutdownScript(state);
+  const sent = channel.shutdownSent ?? ownShutdownScript(state, script);
   return to(
     {
       ...state,
@@ -139,9 +139,9 @@ function sayShutdown(state: DualOpenState, received: Uint8Array | null): Step {
   );
 }
 
-function ownShutdownScript(state: DualOpenState): Uint8Array {
+function ownShutdownScript(state: DualOpenState, script = state.setup.shutdownScript): Uint8Array {
   const upfront = state.channel?.params.local.upfrontShutdownScript ?? null;
-  return upfront !== null && upfront.length > 0 ? upfront : state.setup.shutdownScript;
+  return upfront !== null && upfront.length > 0 ? upfront : script;
 }
 
 /** A shutdown of ours. */
@@ -150,9 +150,9 @@ export function shutdownOf(state: DualOpenState, script: Uint8Array): Shutdown {
 }
 
 /** The user closes before lock-in. */
-export function startShutdown(state: DualOpenState): Step {
+export function startShutdown(state: DualOpenState, script?: Uint8Array): Step {
   if (state.channel === null) return abort(state, "closed before it was signed");
   if (state.channel.shutdownSent !== null) return to(state);
   const ended = state.negotiation === null ? to(state) : abort(state, "shutdown ends the replacement");
-  return andThen(ended, (s) => s.channel === null ? to(s) : sayShutdown(s, null));
+  return andThen(ended, (s) => s.channel === null ? to(s) : sayShutdown(s, null, script));
 }

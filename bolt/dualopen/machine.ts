@@ -78,7 +78,7 @@ export function step(state: DualOpenState, input: Input): Step {
     case "timeout":
       return onTimeout(state);
     case "start_shutdown":
-      return startShutdown(state);
+      return startShutdown(state, input.script);
     case "connected":
       return onConnected(state);
     case "disconnected":

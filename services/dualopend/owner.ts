@@ -33,6 +33,7 @@ import {
   dropRbf,
   loadChainFacts,
   loadChannel,
+  loadClosing,
   loadOpening,
   saveAttempt,
   type SavedAttempt,
@@ -426,7 +427,8 @@ export class Owner implements SubdOwner {
         return await this.#gone(item.attachment);
       case "look": {
         const facts = await loadChainFacts(this.#host.sql, this.#fence?.channel ?? null, item.height);
-        return await this.#input({ type: "chain", facts });
+        await this.#input({ type: "chain", facts });
+        return await this.#close();
       }
       case "input":
         return await this.#input(item.input);
@@ -445,10 +447,25 @@ export class Owner implements SubdOwner {
     const { channel } = this.#state;
     if (channel === null || channel.errorText !== null) return;
     if (channel.lockedAttempt === null) {
-      return await this.#input({ type: "chain", facts: this.#state.chain });
+      await this.#input({ type: "chain", facts: this.#state.chain });
+      return await this.#close();
     }
     const attempt = attemptOf(channel, channel.lockedAttempt);
     await this.#perform({ state: this.#state, actions: [{ type: "lock_funding", attempt }] });
+  }
+
+  /** A close that was decided before lock-in: shutdown is said once both have signed the funding transaction (item 34). */
+  async #close(): Promise<void> {
+    const { channel } = this.#state;
+    if (this.#over || this.#fence === null || channel === null) return;
+    if (channel.state !== "DUALOPEND_AWAITING_LOCKIN" || channel.shutdownSent !== null) return;
+    const closing = await loadClosing(this.#host.sql, this.#fence.channel);
+    this.#mustOwn();
+    if (closing === undefined) return;
+    await this.#input({
+      type: "start_shutdown",
+      ...(closing.script === null ? {} : { script: closing.script }),
+    });
   }
 
   async #attach(attachment: Attachment): Promise<void> {

@@ -20,7 +20,7 @@ import {
   SupersededError,
   type Versioned,
 } from "subd/fence.ts";
-import { encodeParams, encodeWitnesses, readSideColumn } from "subd/rows.ts";
+import { encodeParams, encodeWitnesses, plain, readSideColumn } from "subd/rows.ts";
 import {
   type AttemptRow,
   type ChannelRow,
@@ -136,6 +136,17 @@ export async function loadChannel(sql: Sql, channel: bigint, epoch: bigint): Pro
     ...decoded,
     attemptIds: new Map(rows.map(({ seq, attempt }) => [seq, attempt])),
   };
+}
+
+/** A person's decision to close the channel; `script` where it names one. Undefined: there is none. */
+export async function loadClosing(
+  sql: Sql,
+  channel: bigint,
+): Promise<{ readonly script: Uint8Array | null } | undefined> {
+  const [row] = await sql<
+    { script: Uint8Array | null }[]
+  >`SELECT script FROM closings WHERE channel = ${channel}`;
+  return row === undefined ? undefined : { script: plain(row.script) };
 }
 
 /** What lightningd's rows say of the chain and of this channel's attempts; of an opening only the height. */

@@ -132,7 +132,9 @@ export class ClosingStore {
     const rows = await sql`
       WITH ${fence(sql, leader)}
       INSERT INTO closings (channel, script, min_feerate_perkw, max_feerate_perkw, fee_step, deadline)
-      SELECT c.channel, ${script}, ${rates?.min ?? null}, ${rates?.max ?? null}, ${feeStep},
+      SELECT c.channel, ${script}::bytea, ${rates?.min ?? null}::integer, ${
+      rates?.max ?? null
+    }::integer, ${feeStep},
         now() + make_interval(secs => ${timeout}::double precision)
       FROM fence, channels c
       WHERE c.channel = ${channel} AND c.state = ANY(${OPEN_STATES as unknown as string[]})
