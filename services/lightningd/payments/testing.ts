@@ -39,7 +39,8 @@ export const TEST_HEIGHT = 200;
 /** Of the options. */
 export const CLTV_FINAL = 18;
 
-type Report = MessageInitShape<typeof HtlcReportSchema>["report"];
+/** What a channeld says of a channel. */
+export type Report = MessageInitShape<typeof HtlcReportSchema>["report"];
 
 /** A node: its key, its rows, and one engine after another over them. */
 export class TestNode implements AsyncDisposable {
