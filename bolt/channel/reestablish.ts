@@ -90,7 +90,9 @@ function needed(d: Draft, message: ChannelReestablish): HsmdRequest | null {
   const number = d.first.local.number;
   const claimed = message.next_revocation_number;
   const pointNumbers: bigint[] = [];
-  if (claimed > 0n && knownPoint(d, claimed - 1n) === null) pointNumbers.push(claimed - 1n);
+  if (claimed > 0n && !isLastRevoked(d, claimed - 1n) && knownPoint(d, claimed - 1n) === null) {
+    pointNumbers.push(claimed - 1n);
+  }
   const again = claimed + 1n === number && d.m.revocation === null;
   if (pointNumbers.length === 0 && !again) return null;
   return {
@@ -110,6 +112,11 @@ function needed(d: Draft, message: ChannelReestablish): HsmdRequest | null {
     ecdhPoints: [],
     pointNumbers,
   };
+}
+
+/** Whether that secret is the last one that we told in this process. */
+function isLastRevoked(d: Draft, number: bigint): boolean {
+  return d.m.revocation !== null && number + 1n === d.first.local.number;
 }
 
 function knownPoint(d: Draft, number: bigint): Uint8Array | null {
@@ -156,17 +163,15 @@ function judge(d: Draft, message: ChannelReestablish, points: readonly (Uint8Arr
       return d.fail("your_last_per_commitment_secret is not zero before any revocation");
     }
   } else {
-    const point = knownPoint(d, revoked - 1n) ?? points[0] ?? null;
-    const proven = point !== null && isSecretOfPoint(secret, point);
+    const proven = isOurSecret(d, revoked - 1n, secret, points);
     if (revoked > local.number) {
-      // A secret that only we could have told proves that our rows are old. If nobody can tell whether it is right, the
-      // safe reading is that it is: a revoked commitment of ours loses everything, waiting loses time (attack 25).
-      if (proven || point === null) {
+      // Only a secret of ours proves that our rows are old; a mere claim must not freeze our money (attack 25).
+      if (proven) {
         return d.fail("the peer proved that we lost data: please close the channel", { dataLoss: true });
       }
       return d.fail(`next_revocation_number is ${revoked} without proof, we are at ${local.number}`);
     }
-    if (point !== null && !proven) return d.fail("your_last_per_commitment_secret is wrong");
+    if (!proven) return d.fail("your_last_per_commitment_secret is wrong");
   }
   if (revoked !== local.number && revoked + 1n !== local.number) {
     return d.fail(`next_revocation_number is ${revoked}, we are at ${local.number}`);
@@ -192,6 +197,19 @@ function judge(d: Draft, message: ChannelReestablish, points: readonly (Uint8Arr
   d.send(...(d.commitments.revokedLast ? [...commit, ...revoke] : [...revoke, ...commit]));
   if (channel.shutdownSent !== null) d.send(shutdownMessage(channel.channelId, channel.shutdownSent));
   d.m.link = "up";
+}
+
+/** Whether a secret is the one of our commitment with this number. `points`: hsmd's answer. */
+function isOurSecret(
+  d: Draft,
+  number: bigint,
+  secret: Uint8Array,
+  points: readonly (Uint8Array | null)[],
+): boolean {
+  const { revocation } = d.m;
+  if (revocation !== null && isLastRevoked(d, number)) return sameBytes(secret, revocation.secret);
+  const point = knownPoint(d, number) ?? points[0] ?? null;
+  return point !== null && isSecretOfPoint(secret, point);
 }
 
 /** A peer that missed our tx_signatures of the funding transaction gets them again; any other is unknown. */
