@@ -33,6 +33,7 @@ import {
   recordMessages,
   reestablished,
 } from "../lib/cuts.ts";
+import { untilInMempool } from "../lib/channels.ts";
 import { faultsPending, setFaults, untilFaultsFired } from "../lib/faults.ts";
 import { awaitsSignature, hasChannel, marksOf, untilOutcome } from "../lib/outcome.ts";
 import { channelRows } from "../lib/rows.ts";
@@ -95,10 +96,16 @@ const bump = (node: RunningNode, { channelId }: Candidate): Promise<Candidate> =
   bumpChannel(node, channelId, BUMP);
 
 /** A block for each few channels: the accepter bounds how many of one peer's wait for one. */
-async function mineIfMany({ alice, bob, chain }: World): Promise<void> {
+async function mineIfMany(world: World): Promise<void> {
+  const { alice, bob, chain } = world;
   const { channels } = await alice.rpc.listPeerChannels({});
   const waiting = channels.filter(({ state }) => state !== ChannelState.ChanneldNormal);
   if (waiting.length < MOST_WAITING) return;
+  for (const { channelId } of waiting) {
+    const { attempts = [] } = await channelRows(alice, bytesToHex(channelId ?? new Uint8Array())) ?? {};
+    const newest = attempts.findLast(({ complete, aborted }) => complete && !aborted);
+    if (newest !== undefined) await untilInMempool(world, newest.txid);
+  }
   await chain.mine(1);
   for (const node of [alice, bob]) {
     for (const { channelId } of waiting) {
@@ -119,6 +126,7 @@ async function opened(world: World): Promise<Candidate> {
   const candidate = await open(world);
   await bothIn(world, candidate.channelId, ChannelState.DualopendAwaitingLockin);
   await bothComplete(world, candidate);
+  await untilInMempool(world, candidate.txid);
   return candidate;
 }
 
