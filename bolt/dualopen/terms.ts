@@ -275,7 +275,7 @@ export function localParams(setup: Setup, policy: Policy = setup.policy): PartyP
     toSelfDelay: policy.toSelfDelay,
     maxAcceptedHtlcs: policy.maxAcceptedHtlcs,
     upfrontShutdownScript: negotiated(setup, "option_upfront_shutdown_script")
-      ? setup.upfrontShutdownScript ?? setup.shutdownScript
+      ? setup.upfrontShutdownScript ?? new Uint8Array()
       : null,
   };
 }

@@ -80,7 +80,7 @@ export interface Setup {
   readonly localKeys: PartyKeys;
   /** Where our money goes at a cooperative close, in `shutdown`. */
   readonly shutdownScript: Uint8Array;
-  /** What is fixed upfront: empty for nothing; absent for {@link shutdownScript}. */
+  /** What is fixed upfront; absent or empty for nothing, so that a person may name another destination at the close. */
   readonly upfrontShutdownScript?: Uint8Array;
   readonly localAlias: bigint;
 }
