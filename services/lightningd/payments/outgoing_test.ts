@@ -492,6 +492,7 @@ Deno.test({
     assert.equal((await refusal(room.waitSendpay(paymentHash, 0n))).clnCode, 208);
     const unknown = refusal(room.sendpay({ route: route(1n, 5_000n), paymentHash, paymentSecret }));
     assert.equal((await unknown).clnCode, 204);
+    test.channeld.onOffer = (channel, offer) => test.taken(channel, offer);
     // Both at once: one row, two parts.
     const sent = await Promise.all([1n, 2n].map((partid) =>
       room.sendpay({

@@ -83,6 +83,8 @@ interface LivePart extends NewPart {
   readonly createdAt: Date;
   /** Its owner's present stream was not told of it, or did not tell it yet. */
   unsure: boolean;
+  /** Called once when the owner has taken it (undefined) or it is over. */
+  onAnswer: ((end: PartEnd | undefined) => void) | undefined;
 }
 
 /** A payment under way. */
@@ -220,7 +222,7 @@ export class Payer {
     return await payment.finished.promise;
   }
 
-  /** Sends one part along a route of the caller's, its first hop one of our channels. Answers once it is stored and offered. */
+  /** Sends one part along a route of the caller's, its first hop one of our channels. Answers once the channel has taken it. */
   async sendpay(
     facts: PaymentFacts,
     route: readonly RouteStep[],
@@ -254,6 +256,11 @@ export class Payer {
       const row = await this.#rowOf(facts.paymentHash);
       requireSame(row, facts);
       return { payment: row };
+    }
+    // Once the owner has taken it, it is in channeld's rows, and whatever dies it goes on.
+    const end = await new Promise<PartEnd | undefined>((resolve) => part.onAnswer = resolve);
+    if (end?.type === "failed" && end.failure.erringIndex === 0) {
+      throw payRefusal(end.failure.code, "NOT_SENT", end.failure.text, failureDetails(end.failure));
     }
     return { part: rowOfPart(part), payment: rowOfPayment(payment) };
   }
@@ -305,7 +312,10 @@ export class Payer {
     if (part === undefined) return;
     part.unsure = false;
     this.options.views.get(part.channel)?.answered(part.part);
-    if (result.refusal === "") return;
+    if (result.refusal === "") {
+      part.onAnswer?.(undefined);
+      return;
+    }
     this.#ended(part, { type: "failed", failure: localFailure(result.refusal, result.detail) });
   }
 
@@ -351,6 +361,7 @@ export class Payer {
         else if (row?.gone === false) {
           part.unsure = false;
           this.options.views.get(channel)?.answered(part.part);
+          part.onAnswer?.(undefined);
         } else this.#ended(part, { type: "failed", failure: failureOfRow(part, row) });
       }
     }).catch(this.options.onFatal);
@@ -389,7 +400,7 @@ export class Payer {
   }
 
   #adopt(payment: Payment, row: LivePartRow): LivePart {
-    const part: LivePart = { ...row, payment, unsure: true };
+    const part: LivePart = { ...row, payment, unsure: true, onAnswer: undefined };
     payment.parts.set(part.partid, part);
     this.#parts.set(part.part, part);
     if (part.partid >= payment.nextPartid) payment.nextPartid = part.partid + 1n;
@@ -652,6 +663,7 @@ export class Payer {
   /** A part is over: its row moves, and with it the payment's end, if this is it. */
   #ended(part: LivePart, end: PartEnd): void {
     const { payment } = part;
+    part.onAnswer?.(end);
     this.#parts.delete(part.part);
     if (payment.parts.get(part.partid) === part) payment.parts.delete(part.partid);
     const view = this.options.views.get(part.channel);
@@ -876,7 +888,7 @@ function failureOfRow(part: LivePart, row: { failure?: Uint8Array; malformedCode
 }
 
 function rowOfPart(part: LivePart): LivePartRow {
-  const { payment, unsure: _, ...row } = part;
+  const { payment, unsure: _, onAnswer: _unused, ...row } = part;
   return { ...row, payment: payment.payment ?? 0n };
 }
 
