@@ -42,6 +42,8 @@ const victim = await useVictim({
     "max-dust-htlc-exposure-msat": String(DUST_EXPOSURE_MSAT),
     "max-opens-per-peer": "10",
     "max-feerate": String(MOST_PERKW),
+    // Else bitcoind's estimate of the blocks of these tests decides what a fee rate is worth.
+    "force-feerates": "1000/1000/1000/1000",
   },
 });
 
@@ -156,6 +158,7 @@ attack(
         paymentSecret: invoice.paymentSecret,
       });
     }
+    await channel.sign();
     const ends: string[] = [];
     while (ends.length < SLOTS) {
       const message = await channel.hear();
@@ -209,8 +212,8 @@ attack("update_fee by the payer within bounds is taken", async () => {
   await channel.bookUntilClean();
   await works(victim, channel);
   // Two in one commitment: the last one counts.
-  await sayFee(channel, 2_000);
-  await sayFee(channel, 1_200);
+  await sayFee(channel, 2_500);
+  await sayFee(channel, 3_000);
   await channel.bookUntilClean();
   await works(victim, channel);
 });
@@ -236,8 +239,8 @@ attack(
   async () => {
     const channel = await usable(victim);
     await using _peer = channel.peer;
-    // Leaves 15,000 sat: reserve 4,000, anchors 660, and 11,238 of fee at the greatest rate are more.
-    for (const amountMsat of [95_000_000n, 90_000_000n]) {
+    // Leaves 6,500 sat: enough for reserve, anchors and the fee of now; a fee of 11,238 is more than all of it.
+    for (const amountMsat of [95_000_000n, 98_500_000n]) {
       const invoice = await makeInvoice(victim.node, amountMsat);
       await channel.add({
         amountMsat,

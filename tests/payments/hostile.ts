@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { sha256 } from "@noble/hashes/sha2.js";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
 import { decodeFailure, type FailureMessage } from "bolt/onion/failure.ts";
+import { ArcusError } from "common/grpc/errors.ts";
 import { attribute } from "bolt/onion/error_packet.ts";
 import type { OpenChannel2 } from "bolt/wire/messages.ts";
 import { decodeMessage } from "bolt/wire/messages.ts";
@@ -58,7 +59,7 @@ async function locked(victim: Victim, channel: HostileChannel): Promise<HostileC
   await channel.ready();
   const shown = await until("the node uses the channel", async () => {
     const found = await channelOf(victim.node, bytesToHex(peer.channelId));
-    return found?.shortChannelId !== undefined && found;
+    return found?.shortChannelId !== undefined && (found.spendableMsat?.msat ?? 0n) > 0n && found;
   });
   channel.scid = shown.shortChannelId ?? "";
   return channel;
@@ -79,11 +80,20 @@ export async function nodePays(
 ): Promise<Omit<NodeOffer, "id">> {
   const preimage = randomSecret();
   const paymentHash = sha256(preimage);
-  await victim.node.rpc.sendPay({
-    route: await directRoute(victim.node, peer.raw.nodeId, bytesToHex(peer.channelId), msat),
-    paymentHash,
-    paymentSecret: randomSecret(),
-    amountMsat: { msat },
+  const route = await directRoute(victim.node, peer.raw.nodeId, bytesToHex(peer.channelId), msat);
+  await until("the channel carries payments", async () => {
+    try {
+      return await victim.node.rpc.sendPay({
+        route,
+        paymentHash,
+        paymentSecret: randomSecret(),
+        amountMsat: { msat },
+      });
+    } catch (error) {
+      // Right after the lock-in lightningd has not heard yet that the channel can be used.
+      if (error instanceof ArcusError && /not usable now/.test(error.message)) return undefined;
+      throw error;
+    }
   });
   return { preimage, paymentHash };
 }
