@@ -10,6 +10,7 @@ import type { ChannelMemory } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import type { AssignResult } from "gen/arcus/subd/v1/subd_pb.ts";
 import type { HsmdClient } from "../node.ts";
 import type { Live, LivePeer, Owner, Subd } from "./live.ts";
+import { behindHsmd } from "./numbers.ts";
 import { type ChannelRow, type OpeningRow, ownerOf, type PeerStore } from "./store.ts";
 
 /** How long a subd may take to say that it took an assignment. */
@@ -227,7 +228,8 @@ export class Assigner {
     if (locked !== undefined && memory.locked !== undefined && !sameBytes(memory.locked.txid, locked.txid)) {
       return "the database is locked to another funding transaction than hsmd";
     }
-    return undefined;
+    // Read after the epoch was raised and registered: a former owner changes neither any more.
+    return behindHsmd(await this.options.store.commitments(row.channel), memory);
   }
 
   #learn(memory: ChannelMemory): void {

@@ -596,6 +596,13 @@ export class PeerStore {
     return rows.map((row) => ({ ...row, detail: fromBinary(FundingAttemptSchema, row.detail) }));
   }
 
+  /** channels.commitments; null before the lock. */
+  async commitments(channel: bigint): Promise<Uint8Array | null> {
+    const [row] = await this.sql<{ commitments: Uint8Array | null }[]>`
+      SELECT commitments FROM channels WHERE channel = ${channel}`;
+    return row?.commitments ?? null;
+  }
+
   /** The signed transaction of an attempt, when it is complete. */
   async completeTx(channel: bigint, txid: Uint8Array): Promise<Uint8Array | undefined> {
     const [row] = await this.sql<{ complete_tx: Uint8Array | null }[]>`
