@@ -21,16 +21,14 @@ import {
 } from "bolt/channel/types.ts";
 import { unreachable } from "bolt/result.ts";
 import { msat } from "bolt/units.ts";
-import { Features, isNegotiated } from "bolt/wire/features.ts";
 import { decodeMessage, type Message } from "bolt/wire/messages.ts";
 import type { ServiceClient } from "common/grpc/client.ts";
 import type { Logger } from "common/log.ts";
 import type { Sql } from "common/pg/client.ts";
 import type { Hsmd } from "gen/arcus/hsmd/v1/hsmd_pb.ts";
 import { Released_Reason } from "gen/arcus/subd/v1/subd_pb.ts";
-import type { Attachment } from "subd/attachment.ts";
-import { type Fence, type Place, savePlace, SupersededError } from "subd/fence.ts";
-import type { Assigned, Ended, Held, SubdOwner } from "subd/owner.ts";
+import { type Arrived, ChannelOwner, type Connected, frameInput, shutdownForms } from "subd/channel_owner.ts";
+import type { Assigned, Ended } from "subd/owner.ts";
 import { RowError } from "subd/rows.ts";
 import type { NodeFacts } from "subd/owners.ts";
 import { channelTerms } from "subd/terms.ts";
@@ -94,17 +92,9 @@ export interface OwnerHost {
   ended(owner: Owner, how: Ended): void;
 }
 
-/** What waits in front of the machine. */
-type Queued =
+/** What waits in front of the machine besides what connectd brings. */
+type Own =
   | { readonly type: "begin" }
-  | { readonly type: "attach"; readonly attachment: Attachment }
-  | {
-    readonly type: "frame";
-    readonly attachment: Attachment;
-    readonly inSeq: bigint;
-    readonly data: Uint8Array;
-  }
-  | { readonly type: "gone"; readonly attachment: Attachment }
   | { readonly type: "look" }
   /** lightningd's stream is new. */
   | { readonly type: "tell" }
@@ -121,42 +111,23 @@ export async function loadOwner(host: OwnerHost, assigned: Assigned, node: NodeF
   const upfront = rows.localUpfrontShutdownScript;
   const localShutdownScript = upfront !== null && upfront.length > 0 ? upfront : assigned.shutdownScript;
   const theirs = assigned.peerFeatures.length > 0 ? assigned.peerFeatures : rows.features.remote;
-  const [ours, remote] = [Features.parse(node.features), Features.parse(theirs)];
-  const both = (name: Parameters<typeof isNegotiated>[2]) =>
-    ours.ok && remote.ok && isNegotiated(ours.value, remote.value, name);
   const exposure = node.welcome.policy?.maxDustHtlcExposureMsat ?? 0n;
   return new Owner(host, assigned, rows, {
     channel: { ...rows.channel, localShutdownScript },
     htlcs: rows.htlcs,
-    forms: { anysegwit: both("option_shutdown_anysegwit"), simpleClose: both("option_simple_close") },
+    forms: shutdownForms(node.features, theirs),
     policy: { maxDustExposure: msat(exposure === 0n ? DEFAULT_DUST_EXPOSURE : exposure) },
     onChain: rows.onChain,
   });
 }
 
 /** One owner. Everything happens in its loop, one after the other. */
-export class Owner implements SubdOwner {
-  readonly peerId: Uint8Array;
-  readonly epoch: bigint;
-  token: Uint8Array;
-  generation: bigint;
-  readonly channel: bigint;
-  readonly opening = 0n;
-  readonly knownOpening = 0n;
-
+export class Owner extends ChannelOwner<Own> {
   readonly #host: OwnerHost;
-  readonly #log: Logger;
-  readonly #stopped = new AbortController();
   readonly #questioner: Questioner;
   readonly #first: ChannelStep;
   readonly #decided: Decisions;
-  readonly #queue: Queued[] = [{ type: "begin" }];
   #state: ChannelMachine;
-  #fence: Fence;
-  #place: Place;
-  #attachment: Attachment | null = null;
-  #running = false;
-  #over = false;
 
   /** Last frame that was taken out of the queue, and the last one that connectd heard of. */
   #taken = 0n;
@@ -174,17 +145,11 @@ export class Owner implements SubdOwner {
   #storedState: ChannelState;
 
   constructor(host: OwnerHost, assigned: Assigned, rows: LoadedChannel, setup: ChannelSetup) {
+    super(assigned, { ...host, ...rows, channelId: setup.channel.channelId });
     this.#host = host;
-    this.peerId = assigned.peerId;
-    this.epoch = assigned.epoch;
-    this.token = assigned.token;
-    this.generation = assigned.generation;
-    this.channel = assigned.channel;
     this.#first = fromRows(setup);
     this.#state = this.#first.state;
     this.#decided = rows.decisions;
-    this.#fence = rows.fence;
-    this.#place = rows.place;
     this.#rowKeys = new Map(rows.rowKeys);
     this.#highestOrigin = rows.highestOrigin;
     this.#storedState = rows.channel.state;
@@ -194,17 +159,9 @@ export class Owner implements SubdOwner {
       host.hsmd,
       { channelKeyId, paymentKeyIndex, epoch: assigned.epoch },
       channelTerms({ opener: setup.channel.opener, params: rows.params }),
-      this.#stopped.signal,
+      this.stopped.signal,
     );
-    this.#log = host.log.child({ peer: bytesToHex(this.peerId), channel: bytesToHex(this.channelId) });
-  }
-
-  get channelId(): Uint8Array {
-    return this.#state.channel.channelId;
-  }
-
-  get version(): bigint {
-    return this.#fence.version;
+    this.queue.push({ type: "begin" });
   }
 
   /** CLN's name of the channel's state. */
@@ -215,10 +172,6 @@ export class Owner implements SubdOwner {
   /** Why no update may be made now; empty when the channel is usable. */
   get paused(): string {
     return paused(this.#state) ?? "";
-  }
-
-  get connected(): boolean {
-    return this.#attachment !== null;
   }
 
   get reestablished(): boolean {
@@ -245,93 +198,46 @@ export class Owner implements SubdOwner {
     return this.#state.htlcs.get(htlcKey(false, id))?.onion ?? null;
   }
 
-  held(): Held | undefined {
-    if (this.#over) return undefined;
-    const { channel, opening, epoch, version, peerId, channelId, generation } = this;
-    return { channel, opening, epoch, version, peerId, channelId, generation };
-  }
-
-  assignedAgain({ token, generation }: Pick<Assigned, "token" | "generation">): void {
-    this.token = token;
-    this.generation = generation;
-  }
-
-  withdrawPart(): boolean {
-    return false;
-  }
-
-  start(): void {
-    void this.#run();
-  }
-
-  attach(attachment: Attachment): void {
-    this.#push({ type: "attach", attachment });
-  }
-
-  frame(attachment: Attachment, inSeq: bigint, data: Uint8Array): void {
-    this.#push({ type: "frame", attachment, inSeq, data });
-  }
-
-  gone(attachment: Attachment): void {
-    this.#push({ type: "gone", attachment });
-  }
-
   lookAgain(): void {
-    this.#push({ type: "look" });
+    this.push({ type: "look" });
   }
 
   /** lightningd's stream is new: it is told everything that is not over. */
   tell(): void {
-    this.#push({ type: "tell" });
+    this.push({ type: "tell" });
   }
 
   /** What lightningd asks for or says. */
   command(input: Extract<ChannelInput, { type: "offer" | "settle" | "node" }>): void {
-    this.#push({ type: "input", input });
+    this.push({ type: "input", input });
   }
 
-  stop(how: Ended | null): void {
-    if (this.#over) return;
-    this.#attachment?.fenced();
-    this.#end(how);
-  }
-
-  #push(item: Queued): void {
-    if (this.#over) return;
-    this.#queue.push(item);
-    if (!this.#running) void this.#run();
+  protected override onEnded(how: Ended): void {
+    this.#host.ended(this, how);
   }
 
   // The loop --------------------------------------------------------------------------------------------------------
 
-  async #run(): Promise<void> {
-    if (this.#running) return;
-    this.#running = true;
-    try {
-      for (let [item] = this.#queue; item !== undefined && !this.#over; [item] = this.#queue) {
-        if (item.type === "frame" || item.type === "input") {
-          await everythingRead();
-          if (!this.#over) await this.#batch();
-        } else {
-          this.#queue.shift();
-          await this.#handle(item);
-        }
-      }
-    } catch (error) {
-      this.#failed(error);
-    } finally {
-      this.#running = false;
+  protected override async handleNext(): Promise<void> {
+    const [item] = this.queue;
+    if (item === undefined) return;
+    if (item.type === "frame" || item.type === "input") {
+      await everythingRead();
+      if (!this.over) await this.#batch();
+    } else {
+      this.queue.shift();
+      await this.#handle(item);
     }
   }
 
-  async #handle(item: Exclude<Queued, { type: "frame" | "input" }>): Promise<void> {
+  async #handle(item: Exclude<Arrived | Own, { type: "frame" | "input" }>): Promise<void> {
     switch (item.type) {
       case "begin":
         return await this.#begin();
       case "attach":
-        return await this.#attach(item.attachment);
+        return await this.attachTo(item.attachment);
       case "gone":
-        return await this.#gone(item.attachment);
+        return await this.detach(item.attachment);
       case "look":
         return await this.#look();
       case "tell":
@@ -344,14 +250,14 @@ export class Owner implements SubdOwner {
   /** What is pending is asked again before anything is fed. */
   async #begin(): Promise<void> {
     await this.#perform(this.#first);
-    if (this.#over) return;
+    if (this.over) return;
     const { node } = this.#host;
     await this.#feed([
       ...(node === null ? [] : [node]),
       { type: "chain", onChain: this.#state.onChain },
       ...this.#decisions(this.#decided),
     ]);
-    if (!this.#over) await this.#tell();
+    if (!this.over) await this.#tell();
   }
 
   async #look(): Promise<void> {
@@ -359,7 +265,7 @@ export class Owner implements SubdOwner {
       loadOnChain(this.#host.sql, this.channel),
       loadDecisions(this.#host.sql, this.channel),
     ]);
-    this.#mustOwn();
+    this.mustOwn();
     await this.#feed([{ type: "chain", onChain }, ...this.#decisions(decisions)]);
   }
 
@@ -369,36 +275,12 @@ export class Owner implements SubdOwner {
     return [{ type: "start_shutdown", ...(closing.script === null ? {} : { script: closing.script }) }];
   }
 
-  async #attach(attachment: Attachment): Promise<void> {
-    if (attachment.over) return;
-    if (this.#attachment !== null) await this.#gone(this.#attachment);
-    if (this.#over) return attachment.fenced();
-    const sameConnection = this.#place.generation === attachment.generation;
-    // The higher epoch cut dualopend's stream off: what of it had not reached the socket is gone, and its numbers are free.
-    const lost = sameConnection && attachment.outSeq < this.#place.outSeq;
-    this.#attachment = attachment;
-    const { reestablishSent, reestablishReceived } = this.#place;
-    // At lock-in the channel is taken over within a connection on which dualopend had it running already, whether it was
-    // opened there (nothing to reestablish) or reestablished: one channel_reestablish a connection.
-    const taken = sameConnection && reestablishSent === reestablishReceived;
-    if (sameConnection && !taken) return attachment.fail([], "the owner changed within a connection", true);
-    this.#place = {
-      generation: attachment.generation,
-      inSeq: sameConnection ? this.#place.inSeq : 0n,
-      outSeq: attachment.outSeq,
-      reestablishSent: !taken || reestablishSent,
-      reestablishReceived: taken && reestablishReceived,
-    };
-    [this.#taken, this.#told, this.#uncovered] = [this.#place.inSeq, this.#place.inSeq, null];
-    this.#fence = await savePlace(this.#host.sql, this.#fence, this.#place);
-    this.#mustOwn();
-    await this.#feed([taken ? { type: "taken_over", lost } : { type: "connected" }]);
+  protected override async onConnected(how: Connected): Promise<void> {
+    [this.#taken, this.#told, this.#uncovered] = [this.place.inSeq, this.place.inSeq, null];
+    await this.#feed([how]);
   }
 
-  async #gone(attachment: Attachment): Promise<void> {
-    attachment.closed();
-    if (attachment !== this.#attachment) return;
-    this.#attachment = null;
+  protected override async onDisconnected(): Promise<void> {
     this.#uncovered = null;
     await this.#feed([{ type: "disconnected" }]);
   }
@@ -407,12 +289,12 @@ export class Owner implements SubdOwner {
   async #batch(): Promise<void> {
     const inputs: ChannelInput[] = [];
     let [used, reestablished] = [0, false];
-    for (const item of this.#queue) {
+    for (const item of this.queue) {
       if (item.type !== "frame" && item.type !== "input") break;
       if (inputs.length >= MAX_BATCH) break;
       if (item.type === "input") {
         inputs.push(item.input);
-      } else if (item.attachment === this.#attachment && !item.attachment.over) {
+      } else if (item.attachment === this.attachment && !item.attachment.over) {
         const decoded = decodeMessage(item.data);
         const type = decoded.ok ? decoded.value.type : "";
         if (inputs.length > 0 && CLOSING.has(type)) break;
@@ -425,18 +307,13 @@ export class Owner implements SubdOwner {
       }
       used++;
     }
-    this.#queue.splice(0, used);
+    this.queue.splice(0, used);
     // Credit for the peer's next frames, before anything waits.
     if (this.#taken - this.#told >= UNTOLD_FRAMES) {
       this.#told = this.#taken;
-      this.#attachment?.taken(this.#taken);
+      this.attachment?.taken(this.#taken);
     }
-    if (reestablished && !this.#place.reestablishReceived) {
-      // A fact of this connection: whoever takes over on it, and whoever asks, must know.
-      this.#place = { ...this.#place, reestablishReceived: true };
-      this.#fence = await savePlace(this.#host.sql, this.#fence, this.#place);
-      this.#mustOwn();
-    }
+    if (reestablished) await this.reestablishCame();
     await this.#feed(await this.#newOffers(inputs));
     this.#acknowledge();
   }
@@ -450,7 +327,7 @@ export class Owner implements SubdOwner {
     for (const { origin } of offers) if (origin > this.#highestOrigin) this.#highestOrigin = origin;
     if (doubtful.length === 0) return inputs;
     const past = await loadPastOffers(this.#host.steps, doubtful.map(({ origin }) => origin));
-    this.#mustOwn();
+    this.mustOwn();
     for (const offer of past) this.#resolvedOffer(offer);
     const over = new Set(past.map(({ origin }) => origin));
     return inputs.filter((input) => input.type !== "offer" || !over.has(input.origin));
@@ -469,17 +346,17 @@ export class Owner implements SubdOwner {
   /** What the frames so far changed is committed: connectd may forget them. */
   #acknowledge(): void {
     const durable = this.#durable;
-    if (durable <= this.#place.inSeq) return;
-    this.#place = { ...this.#place, inSeq: durable };
+    if (durable <= this.place.inSeq) return;
+    this.place = { ...this.place, inSeq: durable };
     if (durable > this.#told) this.#told = durable;
-    this.#attachment?.durable(durable);
+    this.attachment?.durable(durable);
   }
 
   async #feed(inputs: readonly ChannelInput[]): Promise<void> {
     if (inputs.length === 0) return;
     const before = this.paused;
     await this.#perform(step(this.#state, inputs));
-    if (!this.#over && this.paused !== before) this.#host.changed(this);
+    if (!this.over && this.paused !== before) this.#host.changed(this);
   }
 
   /** A step and, if it asked hsmd, what follows the answer, until nothing is asked any more. */
@@ -487,31 +364,26 @@ export class Owner implements SubdOwner {
     for (let next = first;;) {
       this.#state = next.state;
       const request = await this.#carryOut(next.actions);
-      if (this.#over || request === null) return;
+      if (this.over || request === null) return;
       const stop = this.#host.metrics.hsmd.startTimer();
       const answer = await this.#questioner.ask(request);
       stop();
-      this.#mustOwn();
+      this.mustOwn();
       next = step(this.#state, [{ type: "hsmd", answer }]);
     }
-  }
-
-  /** After every wait: a newer assignment may have taken over meanwhile. */
-  #mustOwn(): void {
-    if (this.#over) throw new SupersededError("another owner took over");
   }
 
   // Actions ---------------------------------------------------------------------------------------------------------
 
   /** In order. Answers what hsmd is to be asked. */
   async #carryOut(actions: readonly ChannelAction[]): Promise<HsmdRequest | null> {
-    this.#mustOwn();
+    this.mustOwn();
     const stores = actions.some(({ type }) => type === "store");
     const onions = this.#peel(actions);
     if (!stores && onions.length > 0) await this.#recall(onions);
     let frames: Message[] = [];
     const flush = () => {
-      this.#attachment?.sendAll(frames);
+      this.attachment?.sendAll(frames);
       frames = [];
     };
     for (const action of actions) {
@@ -522,7 +394,7 @@ export class Owner implements SubdOwner {
             break;
           }
           flush();
-          this.#attachment?.sendAll(action.messages, true);
+          this.attachment?.sendAll(action.messages, true);
           break;
         case "store":
           flush();
@@ -533,7 +405,7 @@ export class Owner implements SubdOwner {
           return action.request;
         case "hang_up":
           flush();
-          this.#hangUp(action.messages, action.reason);
+          this.hangUp(action.messages, action.reason);
           break;
         case "end":
           flush();
@@ -541,7 +413,7 @@ export class Owner implements SubdOwner {
           return null;
         case "shutdown_complete":
           flush();
-          this.#handOver(Released_Reason.SHUTDOWN_COMPLETE, "both are ready to close");
+          this.handOver(Released_Reason.SHUTDOWN_COMPLETE, "both are ready to close", this.#taken);
           return null;
         case "offered":
           this.#report({ case: "offered", value: { origin: action.origin, id: action.id } });
@@ -564,7 +436,7 @@ export class Owner implements SubdOwner {
           this.#report(levelSaid(action.level));
           break;
         case "log":
-          this.#log[action.level]({}, action.text);
+          this.log[action.level]({}, action.text);
           break;
         default:
           return unreachable(action);
@@ -581,18 +453,18 @@ export class Owner implements SubdOwner {
   /** One statement, with the keys of the onions that its commit makes irrevocable. */
   async #store(store: ChannelStore, onions: readonly Onion[]): Promise<void> {
     const { metrics, steps } = this.#host;
-    const outSeq = this.#attachment?.outSeq ?? this.#place.outSeq;
+    const outSeq = this.attachment?.outSeq ?? this.place.outSeq;
     const stop = metrics.store.startTimer();
     const { fence, added, fresh } = await saveStep(steps, {
-      fence: this.#fence,
-      place: { ...this.#place, inSeq: this.#durable, outSeq },
+      fence: this.fence,
+      place: { ...this.place, inSeq: this.#durable, outSeq },
       store,
       onionKeys: onions,
       rowKeys: this.#rowKeys,
     });
     stop();
-    this.#fence = fence;
-    this.#place = { ...this.#place, outSeq };
+    this.fence = fence;
+    this.place = { ...this.place, outSeq };
     this.#removedRows = new Map(store.removed.map((htlc) => [htlc.key, this.rowKey(htlc)]));
     for (const { key } of store.removed) {
       this.#rowKeys.delete(key);
@@ -601,7 +473,7 @@ export class Owner implements SubdOwner {
     store.added.forEach(({ key }, i) => this.#rowKeys.set(key, added[i] ?? 0n));
     const known = new Set(fresh);
     for (const onion of onions) if (!known.has(onion.htlc)) this.#replayed(onion);
-    this.#mustOwn();
+    this.mustOwn();
     this.#acknowledge();
     metrics.settled.inc(store.removed.length);
     const { errorText, remoteAlias, shutdownSent, shutdownReceived } = store;
@@ -632,7 +504,7 @@ export class Owner implements SubdOwner {
   /** After a restart: whose onions were these when they were seen first? */
   async #recall(onions: readonly Onion[]): Promise<void> {
     const owners = await loadOnionKeys(this.#host.steps, onions.map(({ key }) => key));
-    this.#mustOwn();
+    this.mustOwn();
     for (const onion of onions) {
       const first = owners.get(bytesToHex(onion.key));
       if (first !== undefined && first !== onion.htlc) this.#replayed(onion);
@@ -640,7 +512,7 @@ export class Owner implements SubdOwner {
   }
 
   #replayed({ of: htlc }: Onion): void {
-    this.#log.warn({ htlc: htlc.id }, "an onion that was seen before is refused");
+    this.log.warn({ htlc: htlc.id }, "an onion that was seen before is refused");
     this.#peeled.set(htlc.key, { type: "refused", removal: replayed(htlc) });
   }
 
@@ -651,7 +523,7 @@ export class Owner implements SubdOwner {
       return this.#report(incomingSaid(this.rowKey(htlc), htlc, peeled));
     }
     const { removal } = peeled;
-    this.#queue.push({ type: "input", input: { type: "settle", id: htlc.id, removal } });
+    this.queue.push({ type: "input", input: { type: "settle", id: htlc.id, removal } });
   }
 
   #incomingResolved({ id, key }: Htlc): void {
@@ -668,70 +540,23 @@ export class Owner implements SubdOwner {
     }
     await this.#carryOut(actions);
     const missed = await loadMissed(this.#host.steps, this.channel);
-    this.#mustOwn();
+    this.mustOwn();
     for (const offer of missed.outgoing) this.#resolvedOffer(offer);
     for (const incoming of missed.incoming) this.#report({ case: "incomingResolved", value: incoming });
     this.#report({ case: "synced", value: {} });
   }
 
-  // The end ---------------------------------------------------------------------------------------------------------
-
-  #hangUp(messages: readonly Message[], reason: string): void {
-    this.#log.warn({ reason }, "hanging up");
-    this.#attachment?.fail(messages, reason, true);
-    if (this.#attachment !== null) this.#queue.unshift({ type: "gone", attachment: this.#attachment });
-  }
-
   /** The channel failed and says so in its row, or it cannot go on here. */
   #letGo(reason: string): void {
     if (this.#state.channel.errorText !== null) {
-      return this.#handOver(Released_Reason.CHANNEL_FAILED, reason);
+      return this.handOver(Released_Reason.CHANNEL_FAILED, reason, this.#taken);
     }
-    this.#log.error({ reason }, "letting go");
-    this.#attachment?.fail([], "internal error", true);
-    this.#end({ type: "released", reason: Released_Reason.PEER_GONE, detail: reason });
-  }
-
-  /** Nothing is left to do here: frames that were not taken are the successor's. */
-  #handOver(reason: Released_Reason, detail: string): void {
-    if (this.#taken > 0n) this.#attachment?.durable(this.#taken);
-    this.#attachment?.finished(detail);
-    this.#end({ type: "released", reason, detail });
-  }
-
-  #end(how: Ended | null): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#stopped.abort();
-    this.#attachment?.closed();
-    // A stream that waits its turn would never be answered.
-    for (const item of this.#queue) if (item.type === "attach") item.attachment.fenced();
-    this.#queue.length = 0;
-    if (how !== null) this.#host.ended(this, how);
-  }
-
-  #failed(error: unknown): void {
-    if (this.#over) return;
-    if (error instanceof SupersededError) {
-      this.#log.warn({ detail: error.message }, "superseded");
-      this.#attachment?.fenced();
-      return this.#end({ type: "superseded", detail: error.message });
-    }
-    this.#log.error({ err: error }, "letting go");
-    this.#attachment?.fail([], "internal error", true);
-    this.#end({ type: "released", reason: Released_Reason.PEER_GONE, detail: "internal error" });
+    this.log.error({ reason }, "letting go");
+    this.giveUp(reason);
   }
 }
 
 /** What one read of a socket brought comes in one by one: a revoke_and_ack must not cost a statement of its own. */
 function everythingRead(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
-}
-
-/** A frame as an input; null for what is ignored (BOLT 1: unknown messages of odd type). */
-function frameInput(decoded: ReturnType<typeof decodeMessage>): ChannelInput | null {
-  if (!decoded.ok) return { type: "garbage", reason: decoded.error.reason };
-  const message = decoded.value;
-  if (message.type !== "unknown") return { type: "message", message };
-  return message.even ? { type: "garbage", reason: `unknown message ${message.id}` } : null;
 }
