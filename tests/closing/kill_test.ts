@@ -4,11 +4,12 @@
  */
 import assert from "node:assert/strict";
 import { hexToBytes } from "@noble/hashes/utils.js";
-import { connect, isConnected, spendable, untilConnected, untilSynced } from "tools/node/commands.ts";
+import { spendable, untilSynced } from "tools/node/commands.ts";
 import type { DaemonName } from "tools/node/daemons.ts";
 import type { RunningNode } from "tools/node/launch.ts";
 import { fundedAndConnected, normalChannel, OPEN_SAT } from "../lib/channels.ts";
 import { assertClosedByBoth, close, storedClose } from "../lib/closing.ts";
+import { generationsOf, reconnected } from "../lib/cuts.ts";
 import { setFaults, untilFaultsFired } from "../lib/faults.ts";
 import { logsOf, useWorlds, type World } from "../lib/world.ts";
 
@@ -24,15 +25,14 @@ const POINTS = [
 ] as const;
 
 /** Starts what was killed, and connects the two anew: what the blackhole swallowed is not said again on this connection. */
-async function recovered({ alice, bob, chain }: World, killed: RunningNode): Promise<void> {
+async function recovered(world: World, killed: RunningNode): Promise<void> {
+  const { alice, bob, chain } = world;
   await killed.start();
   await untilSynced(chain, alice, bob);
   for (const node of [alice, bob]) await setFaults(node);
-  if (await isConnected(alice, bob)) {
-    await alice.rpc.disconnect({ id: hexToBytes(bob.id), force: true }).catch(() => {});
-  }
-  await connect(alice, bob);
-  await untilConnected(bob, alice);
+  const before = await generationsOf(world);
+  await alice.rpc.disconnect({ id: hexToBytes(bob.id), force: true }).catch(() => {});
+  await reconnected(world, before);
 }
 
 for (const daemon of DAEMONS) {
