@@ -1,7 +1,7 @@
 /** The two ways to make and pay invoices: a gRPC call each, or many on one stream. */
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import type { BidiStream } from "common/grpc/stream.ts";
-import { openBidi } from "common/grpc/client.ts";
+import { type Channel, dial, openBidi } from "common/grpc/client.ts";
 import {
   type PaymentCallSchema,
   type PaymentRequestSchema,
@@ -47,13 +47,17 @@ type CallInit = NonNullable<MessageInitShape<typeof PaymentCallSchema>["call"]>;
 
 /** Calls of many workers on one stream: those that come together travel in one message. */
 class PaymentStream {
+  readonly #channel: Channel;
   readonly #stream: BidiStream<PaymentResponse, MessageInitShape<typeof PaymentRequestSchema>>;
   readonly #waiting = new Map<bigint, PromiseWithResolvers<PaymentResult["result"]>>();
   #calls: MessageInitShape<typeof PaymentCallSchema>[] = [];
   #next = 1n;
+  #over: Error | undefined;
 
   constructor(node: RunningNode) {
-    this.#stream = openBidi(node.channel("lightningd"), Payments.method.stream);
+    if (node.apiAddress === undefined) throw new Error(`${node.name} serves no API yet`);
+    this.#channel = dial(node.apiAddress);
+    this.#stream = openBidi(this.#channel, Payments.method.stream);
     this.#stream.onMessage(({ results }) => {
       for (const { id, result } of results) {
         this.#waiting.get(id)?.resolve(result);
@@ -61,18 +65,20 @@ class PaymentStream {
       }
     });
     this.#stream.onEnd((error) => {
-      for (const each of this.#waiting.values()) each.reject(error ?? new Error("the stream ended"));
+      this.#over = error ?? new Error("the stream ended");
+      for (const each of this.#waiting.values()) each.reject(this.#over);
       this.#waiting.clear();
     });
   }
 
-  call(call: CallInit): Promise<PaymentResult["result"]> {
+  async call(call: CallInit): Promise<PaymentResult["result"]> {
+    if (this.#over !== undefined) throw this.#over;
     const id = this.#next++;
     const waiting = Promise.withResolvers<PaymentResult["result"]>();
     this.#waiting.set(id, waiting);
     if (this.#calls.length === 0) queueMicrotask(() => this.#flush());
     this.#calls.push({ id, call });
-    return waiting.promise;
+    return await waiting.promise;
   }
 
   #flush(): void {
@@ -83,6 +89,7 @@ class PaymentStream {
 
   close(): void {
     this.#stream.end();
+    this.#channel.close();
   }
 }
 
