@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { p2wsh } from "bolt/tx/scripts.ts";
-import { msat } from "bolt/units.ts";
+import { feerate, msat } from "bolt/units.ts";
 import { arbMessage } from "bolt/wire/arbitraries.ts";
 import type { ChannelReestablish, Message } from "bolt/wire/messages.ts";
 import { fromRows, paused, step } from "./machine.ts";
@@ -20,7 +20,7 @@ import {
   sent,
   the,
 } from "./testing/hostile.ts";
-import { failure, flipped, type Name, preimageOf, type Simulator } from "./testing/simulator.ts";
+import { failure, flipped, type Name, NODE, preimageOf, type Simulator } from "./testing/simulator.ts";
 import type { ChannelInput, ChannelMachine } from "./types.ts";
 
 const SCRIPT = p2wsh(Uint8Array.of(0x52));
@@ -412,6 +412,26 @@ Deno.test("at lock-in the channel goes on where dualopend left it, and says agai
   const taken = after(state, { type: "taken_over", lost: false });
   assert.deepEqual([sent(taken.actions), taken.state.link], [[], "up"]);
   assert.deepEqual(sent(after(state, { type: "taken_over", lost: true }).actions), ["channel_ready"]);
+});
+
+Deno.test("an owner that changes within a connection, once commitments moved: only channel_reestablish tells", () => {
+  const first = idle();
+  const { state: signing } = after(machineOf(first, "alice"), {
+    type: "node",
+    ...NODE,
+    feerate: feerate(3000),
+  });
+  const early = answered(first, "alice", signing).state;
+  const sim = idle();
+  committed(sim, "bob");
+  for (const used of [early, machineOf(sim, "alice"), machineOf(sim, "bob")]) {
+    const { state } = after(used, { type: "disconnected" });
+    for (const lost of [false, true]) {
+      const { actions, state: next } = after(state, { type: "taken_over", lost });
+      assert.equal(the(actions, "hang_up").reason, "the owner changed within a connection");
+      assert.deepEqual([sent(actions), next.link, next.ended], [[], "down", null]);
+    }
+  }
 });
 
 Deno.test("item 34: shutdown waits for what is pending on the peer's commitment", () => {

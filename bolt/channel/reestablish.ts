@@ -66,11 +66,19 @@ export function disconnect(d: Draft): void {
   refuseQueue(d, "the peer is not connected");
 }
 
-/** A connection that dualopend had: `lost`, its last words may not have reached the peer. They may be said twice. */
+/**
+ * A connection that another owner had. Before the first commitment_signed all that can be missing may be said twice
+ * (`lost`: the last words did not reach the peer). Later a revoke_and_ack or commitment_signed too few or too many costs
+ * the channel, and only channel_reestablish tells which: the connection begins anew.
+ */
 export function onTakenOver(d: Draft, lost: boolean): void {
-  d.m.link = "up";
-  if (!lost) return;
   const { channel } = d;
+  const { local, remote, nextRemote } = d.first;
+  d.m.link = "up";
+  if (local.number > 0n || remote.number > 0n || nextRemote !== null) {
+    return d.hangUp("the owner changed within a connection");
+  }
+  if (!lost) return;
   d.send(channelReadyOf(channel));
   if (channel.shutdownSent !== null) d.send(shutdownMessage(channel.channelId, channel.shutdownSent));
 }

@@ -227,8 +227,9 @@ export interface Offer {
 export type ChannelInput =
   | { readonly type: "connected" }
   /**
-   * A connection on which the channel was running already: dualopend handed it over at lock-in. `lost`: its last words
-   * were cut off before they reached the socket.
+   * A connection on which the channel was running already: another owner had it until now, dualopend at lock-in or an
+   * earlier process. `lost`: its last words were cut off before they reached the socket. Once a commitment_signed was
+   * said on the channel only channel_reestablish can tell what is missing, so the machine hangs up.
    */
   | { readonly type: "taken_over"; readonly lost: boolean }
   | { readonly type: "disconnected" }
