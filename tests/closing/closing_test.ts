@@ -164,3 +164,61 @@ Deno.test("shutdown before lock-in closes on the attempt that locks (test_shutdo
     await assertClosedByBoth(world, channelId, CAPACITY, before);
   });
 });
+
+Deno.test("a reorg takes a close back, and a block brings it again", async () => {
+  await worlds.withWorld(async (world) => {
+    const { alice, bob, chain } = world;
+    await fundedAndConnected(world);
+    const { channelId } = await normalChannel(world);
+    const txid = txidOf(await close(alice, channelId));
+    await storedClose(bob, channelId);
+    await untilInMempool(world, txid);
+    await chain.mine(1);
+    for (const node of [alice, bob]) await untilClosing(node, channelId, ChannelState.Onchain);
+    await chain.reorg(1);
+    for (const node of [alice, bob]) await untilClosing(node, channelId, ChannelState.ClosingdComplete);
+    await untilInMempool(world, txid);
+    await chain.mine(1);
+    for (const node of [alice, bob]) await untilClosing(node, channelId, ChannelState.Onchain);
+  });
+});
+
+Deno.test("a channel whose state is known to be old is never broadcast", async () => {
+  await worlds.withWorld(async (world) => {
+    const { alice, bob } = world;
+    await fundedAndConnected(world);
+    const { channelId } = await normalChannel(world);
+    await bob.stop();
+    await alice.sql`UPDATE channels SET data_loss = true, error_text = 'test'`;
+    await assert.rejects(close(alice, channelId, { timeout: 1 }), /our state of this channel is old/);
+    // Also where the decision is there already.
+    await alice.sql`INSERT INTO closings (channel, deadline) SELECT channel, now() FROM channels`;
+    await alice.kill();
+    await alice.start();
+    await until("its deadline is over", async () => {
+      const [row] = await alice.sql<{ over: boolean }[]>`SELECT deadline < now() AS over FROM closings`;
+      return row?.over;
+    });
+    const [row] = await alice.sql<{ state: string }[]>`SELECT state FROM channels`;
+    assert.equal(row?.state, "CHANNELD_NORMAL");
+    assert.deepEqual(await world.chain.rpc("getrawmempool"), []);
+  });
+});
+
+Deno.test("close: what cannot be is refused with Core Lightning's codes", async () => {
+  await worlds.withWorld(async (world) => {
+    const { alice, bob } = world;
+    await fundedAndConnected(world);
+    await assert.rejects(close(alice, bob.id), /no channel that can be closed/);
+    await assert.rejects(close(alice, "00"), /should be a node id or a channel id/);
+    const { channelId } = await normalChannel(world);
+    const refused: readonly [Parameters<typeof alice.rpc.close>[0], RegExp][] = [
+      [{ id: channelId, feeNegotiationStep: "200%" }, /fee_negotiation_step/],
+      [{ id: channelId, wrongFunding: { txid: new Uint8Array(32), outnum: 0 } }, /wrong_funding/],
+      [{ id: channelId, destination: "nonsense" }, /address/],
+      [{ id: channelId, feerange: [{ style: { case: "slow", value: true } }] }, /feerange/],
+    ];
+    for (const [request, reason] of refused) await assert.rejects(alice.rpc.close(request), reason);
+    assert.equal((await alice.sql`SELECT FROM closings`).length, 0);
+  });
+});
