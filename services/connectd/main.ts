@@ -1,5 +1,7 @@
 /** connectd as a process of its own. */
+import { ecc, useEcc } from "bolt/crypto/ecc.ts";
 import { configOrExit } from "common/config/config.ts";
+import { chooseEcc } from "common/ecc/choose.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
 import { createLifecycle, newInstanceId } from "common/lifecycle.ts";
 import { createLogger } from "common/log.ts";
@@ -20,6 +22,7 @@ const log = createLogger({
 });
 const lifecycle = createLifecycle({ log });
 lifecycle.install();
+useEcc(chooseEcc({ fallback: ecc(), log: (message) => log.info({}, message) }).provider);
 
 const metrics = createMetrics({ process: true });
 
