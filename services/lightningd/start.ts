@@ -17,6 +17,7 @@ import { createRpc, type RpcAuth } from "./chain/bitcoind.ts";
 import { type RunningChain, startChain } from "./chain/chain.ts";
 import { takeLeadership, watchLeadership } from "./leader.ts";
 import { followHsmd, openNode, requireTestNetwork } from "./node.ts";
+import { BATCH_SETTINGS } from "./payments/invoice_store.ts";
 import { PaymentRoom } from "./payments/payments.ts";
 import { PeerRoom } from "./peers/peers.ts";
 import type { Policy } from "./peers/registry.ts";
@@ -31,6 +32,8 @@ const MAX_DUST_LIMIT_SAT = 5_000n;
 const MAX_IN_FLIGHT_MSAT = 2_100_000_000_000_000_000n;
 /** Blocks between two replacements that a peer starts, where the chain is not our own. */
 const LEAST_RBF_BLOCKS_APART = 3;
+/** Connections for batches of payments: as many as there are kinds of batches on the way of a payment. */
+const BATCH_POOL = 4;
 const RPC_PORTS: Readonly<Record<Network, number>> = {
   bitcoin: 8332,
   testnet: 18332,
@@ -240,8 +243,17 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
     });
     await peers.start();
     ends.push(() => peers.stop());
+    const steps = await openDatabase({
+      ...connection,
+      applicationName: "lightningd batches",
+      settings: BATCH_SETTINGS,
+      max: BATCH_POOL,
+      onLost: () => onFatal("the database connection was lost"),
+    });
+    ends.push(() => steps.close());
     const payments = new PaymentRoom({
       sql,
+      steps: steps.sql,
       leader,
       node,
       network,

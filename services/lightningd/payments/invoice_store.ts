@@ -100,6 +100,16 @@ export interface InvoiceQuery {
 /** How an invoice was not deleted. */
 export type Deletion = { readonly type: "deleted" | "status" | "unknown"; readonly row?: InvoiceRow };
 
+/**
+ * Settings of the connections that carry batches. Every row is found by its key; a planner that knows nothing of a fresh table
+ * would scan it instead, and plan each batch anew.
+ */
+export const BATCH_SETTINGS: Readonly<Record<string, string>> = {
+  plan_cache_mode: "force_generic_plan",
+  enable_seqscan: "off",
+  enable_mergejoin: "off",
+};
+
 const MS = 1_000;
 const NO_LIMIT = (1n << 63n) - 1n;
 
@@ -126,11 +136,16 @@ function rowOf(raw: RawInvoice): InvoiceRow {
 
 /** SQL of invoices. */
 export class InvoiceStore {
-  constructor(private readonly sql: Sql, private readonly leader: Leader) {}
+  /** `steps`: connections with {@link BATCH_SETTINGS}, for what is done many times a second. */
+  constructor(
+    private readonly sql: Sql,
+    private readonly leader: Leader,
+    private readonly steps: Sql = sql,
+  ) {}
 
   /** Stores new invoices, all but those whose label or hash exists. */
   async insert(invoices: readonly NewInvoice[]): Promise<StoredInvoice[]> {
-    const { sql, leader } = this;
+    const { steps: sql, leader } = this;
     const rows = await sql<{ invoice: bigint; payment_hash: Uint8Array; label: string }[]>`
       WITH ${fence(sql, leader)}
       INSERT INTO invoices (label, payment_hash, preimage, payment_secret, amount_msat, description, bolt11,
@@ -147,7 +162,8 @@ export class InvoiceStore {
         ${textList(invoices.map((i) => i.bolt11))}::text[],
         ${numberList(invoices.map((i) => i.minFinalCltv))}::integer[],
         ${numberList(invoices.map((i) => i.expiresAt))}::bigint[]
-      ) AS x(label, hash, preimage, secret, amount, description, bolt11, cltv, expires)
+      ) WITH ORDINALITY AS x(label, hash, preimage, secret, amount, description, bolt11, cltv, expires, nr)
+      ORDER BY x.nr
       ON CONFLICT DO NOTHING RETURNING invoice, payment_hash, label`;
     const stored = new Map(rows.map((row) => [bytesToHex(row.payment_hash), row]));
     if (stored.size === invoices.length) {
@@ -175,7 +191,7 @@ export class InvoiceStore {
 
   /** The invoices of these hashes, in their order. */
   async byHash(hashes: readonly Uint8Array[]): Promise<(InvoiceRow | undefined)[]> {
-    const rows = await this.sql<RawInvoice[]>`
+    const rows = await this.steps<RawInvoice[]>`
       SELECT i.*, p.pay_index, p.received_msat, p.paid_at
       FROM unnest(${bytesList(hashes)}::bytea[]) AS x(hash)
       JOIN invoices i ON i.payment_hash = x.hash LEFT JOIN invoice_payments p ON p.invoice = i.invoice`;
@@ -188,7 +204,7 @@ export class InvoiceStore {
    * paid before answers undefined, and none of its decisions is stored.
    */
   async settle(settlements: readonly Settlement[]): Promise<(PaidRow | null | undefined)[]> {
-    const { sql, leader } = this;
+    const { steps: sql, leader } = this;
     const paid = settlements.flatMap((settlement) => settlement.paid ?? []);
     const decisions = settlements.flatMap(({ paid, decisions }) =>
       decisions.map((decision) => ({ ...decision, invoice: paid?.invoice }))
@@ -200,8 +216,10 @@ export class InvoiceStore {
         INSERT INTO invoice_payments (invoice, received_msat)
         SELECT x.invoice, x.received FROM fence, unnest(
           ${numberList(paid.map((p) => p.invoice))}::bigint[],
-          ${numberList(paid.map((p) => p.receivedMsat))}::bigint[]) AS x(invoice, received)
+          ${numberList(paid.map((p) => p.receivedMsat))}::bigint[]) WITH ORDINALITY
+          AS x(invoice, received, nr)
         WHERE EXISTS (SELECT FROM invoices i WHERE i.invoice = x.invoice)
+        ORDER BY x.nr
         ON CONFLICT (invoice) DO NOTHING
         RETURNING pay_index, invoice, paid_at
       ),
@@ -253,7 +271,7 @@ export class InvoiceStore {
 
   /** Forgets decisions: their HTLCs are gone. */
   async forgetDecisions(htlcs: readonly bigint[]): Promise<void[]> {
-    const { sql, leader } = this;
+    const { steps: sql, leader } = this;
     await sql`
       WITH ${fence(sql, leader)}
       DELETE FROM htlc_decisions d USING fence, unnest(${numberList(htlcs)}::bigint[]) AS x(htlc)

@@ -316,14 +316,19 @@ function partOf(raw: RawHistory & RawPayment): PartRow {
 
 /** SQL of payments. */
 export class PaymentStore {
-  constructor(private readonly sql: Sql, private readonly leader: Leader) {}
+  /** `steps`: connections for what is done many times a second (BATCH_SETTINGS). */
+  constructor(
+    private readonly sql: Sql,
+    private readonly leader: Leader,
+    private readonly steps: Sql = sql,
+  ) {}
 
   /**
    * Stores parts, and new payments with them. One statement; a new payment whose hash has another attempt that has not
    * failed is left out with its parts, and answers undefined.
    */
   async start(starts: readonly Start[]): Promise<(Started | undefined)[]> {
-    const { sql, leader } = this;
+    const { steps: sql, leader } = this;
     const fresh = starts.filter(({ payment }) => payment === undefined).map(({ facts }) => facts);
     const old = starts.filter(({ payment }) => payment !== undefined);
     const parts = starts.flatMap(({ facts, parts }) =>
@@ -365,8 +370,9 @@ export class PaymentStore {
           ${textList(fresh.map((f) => f.label))}::text[],
           ${textList(fresh.map((f) => f.description))}::text[],
           ${numberList(fresh.map((f) => f.deadline.getTime()))}::bigint[]
-        ) AS x(hash, groupid, kind, destination, amount, total, secret, metadata, extra, keysend, cltv, mpp, bolt11,
-          label, description, deadline)
+        ) WITH ORDINALITY AS x(hash, groupid, kind, destination, amount, total, secret, metadata, extra, keysend, cltv,
+          mpp, bolt11, label, description, deadline, nr)
+        ORDER BY x.nr
         ON CONFLICT DO NOTHING RETURNING payment, payment_hash, groupid, created_at
       ),
       target AS (
@@ -388,8 +394,9 @@ export class PaymentStore {
           ${numberList(parts.map((p) => p.cltvExpiry))}::integer[],
           ${bytesList(parts.map((p) => p.hops))}::bytea[],
           ${bytesList(parts.map((p) => p.sessionKey))}::bytea[]
-        ) AS x(hash, partid, channel, amount, sent, cltv, hops, key)
+        ) WITH ORDINALITY AS x(hash, partid, channel, amount, sent, cltv, hops, key, nr)
         JOIN target t ON t.payment_hash = x.hash
+        ORDER BY x.nr
         RETURNING part, payment, partid
       ),
       busy AS (
@@ -422,7 +429,7 @@ export class PaymentStore {
 
   /** Moves parts to the history and ends payments, in one statement. Preimages are durable once it has answered. */
   async resolve(resolutions: readonly Resolution[]): Promise<void[]> {
-    const { sql, leader } = this;
+    const { steps: sql, leader } = this;
     const parts = resolutions.flatMap(({ part }) => part ?? []);
     const complete = resolutions.flatMap(({ payment, ending }) =>
       ending?.type === "complete" ? [{ payment, ...ending }] : []
@@ -503,7 +510,7 @@ export class PaymentStore {
 
   /** The attempts of these hashes that have not failed, in their order. */
   async unfailed(hashes: readonly Uint8Array[]): Promise<(PaymentRow | undefined)[]> {
-    const rows = await this.sql<RawPayment[]>`
+    const rows = await this.steps<RawPayment[]>`
       ${this.#select()} JOIN unnest(${bytesList(hashes)}::bytea[]) AS x(hash) ON p.payment_hash = x.hash
       WHERE NOT p.failed`;
     const found = new Map(rows.map((row) => [bytesToHex(row.payment_hash), paymentOf(row)]));
@@ -512,7 +519,7 @@ export class PaymentStore {
 
   /** What channeld's rows know of parts: under way, gone, or, absent here, never made. */
   async origins(parts: readonly bigint[]): Promise<OriginRow[]> {
-    const rows = await this.sql<
+    const rows = await this.steps<
       {
         origin: bigint;
         gone: boolean;

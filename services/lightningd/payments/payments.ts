@@ -102,6 +102,8 @@ export interface SendpayRequest {
 /** Settings of {@link PaymentRoom}. */
 export interface PaymentRoomOptions {
   readonly sql: Sql;
+  /** Connections for batches, with BATCH_SETTINGS; default: `sql`. */
+  readonly steps?: Sql;
   readonly leader: Leader;
   readonly node: NodeIdentity;
   readonly network: Network;
@@ -183,8 +185,8 @@ export class PaymentRoom {
     const { sql, leader, node, log, chain, features, cltvFinal, onFatal } = options;
     const now = this.#now = options.now ?? Date.now;
     const seconds = () => secondsOf(now());
-    const invoices = new InvoiceStore(sql, leader);
-    this.#payments = new PaymentStore(sql, leader);
+    const invoices = new InvoiceStore(sql, leader, options.steps);
+    this.#payments = new PaymentStore(sql, leader, options.steps);
     this.#factsRead = new Batcher((channels) => this.#readFacts(channels));
     const send = (channel: bigint, command: Parameters<HtlcStreams["send"]>[1]) =>
       this.#streams.send(channel, command);

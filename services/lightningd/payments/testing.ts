@@ -31,6 +31,7 @@ import {
 import { ChannelParamsSchema, FundingAttemptSchema } from "gen/arcus/store/v1/store_pb.ts";
 import { takeLeadership } from "../leader.ts";
 import type { Leader } from "../ports.ts";
+import { BATCH_SETTINGS } from "./invoice_store.ts";
 import { PaymentRoom, type PaymentRoomOptions } from "./payments.ts";
 
 const SCHEMA = new URL("../../../schema", import.meta.url).pathname;
@@ -62,6 +63,7 @@ export class TestNode implements AsyncDisposable {
 
   private constructor(
     readonly database: Database,
+    private readonly steps: Database,
     private readonly fresh: TestDatabase,
     private readonly folder: Awaited<ReturnType<typeof tempFolder>>,
     private readonly changes: Partial<PaymentRoomOptions>,
@@ -76,7 +78,8 @@ export class TestNode implements AsyncDisposable {
     const connection = { url: fresh.url, applicationName: "test" };
     await migrate({ ...connection, directory: SCHEMA });
     const database = await openDatabase({ ...connection, max: 4 });
-    const node = new TestNode(database, fresh, await tempFolder(), changes);
+    const steps = await openDatabase({ ...connection, max: 4, settings: BATCH_SETTINGS });
+    const node = new TestNode(database, steps, fresh, await tempFolder(), changes);
     await node.begin();
     return node;
   }
@@ -89,6 +92,7 @@ export class TestNode implements AsyncDisposable {
     const fatal = this.fatal;
     this.room = new PaymentRoom({
       sql: this.sql,
+      steps: this.steps.sql,
       leader: this.leader,
       node: { nodeId: this.nodeId, chainHash: this.chainHash, databaseId: this.databaseId },
       network: "regtest",
@@ -191,6 +195,7 @@ export class TestNode implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.end();
+    await this.steps.close();
     await this.database.close();
     await this.fresh.drop();
     await this.folder[Symbol.asyncDispose]();
