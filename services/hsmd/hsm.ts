@@ -77,7 +77,6 @@ import {
   type Decision,
   drawChannel,
   findChannel,
-  highestPointNumber,
   lockFunding,
   nameDestinations,
   type OutpointFacts,
@@ -368,12 +367,14 @@ export class Hsm {
     return channel === undefined ? outcome : { ...outcome, ...describeChannel(channel) };
   }
 
-  /** One of our per-commitment points. */
+  /**
+   * One of our per-commitment points. Any number: a point gives nothing away, and where database and memory are both old
+   * copies, the point of a number that neither knows is what shows a peer's claim in channel_reestablish to be true.
+   */
   getPerCommitmentPoint(request: GetPerCommitmentPointRequest) {
     const channelKeyId = requireBytes(request.channelKeyId, CHANNEL_KEY_ID_LENGTH, "channel_key_id");
-    const highest = highestPointNumber(this.file.memory, channelKeyId);
-    if (request.number > highest || request.number > MAX_COMMITMENT_NUMBER) {
-      throw invalidArgument("BAD_REQUEST", `number: the highest point to be had is ${highest}`);
+    if (request.number > MAX_COMMITMENT_NUMBER) {
+      throw invalidArgument("BAD_REQUEST", `number: at most ${MAX_COMMITMENT_NUMBER}`);
     }
     return { point: this.#channelKeys(channelKeyId).perCommitmentPoint(request.number) };
   }

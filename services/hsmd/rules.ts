@@ -579,12 +579,3 @@ export function signWalletInputs(
   }
   return ok(NOTHING);
 }
-
-/** Highest number whose per-commitment point may be asked for: one after the newest known (0 before there is any). */
-export function highestPointNumber(memory: Memory, channelKeyId: Uint8Array): bigint {
-  let newest = 0n;
-  for (const { local } of memory.channels.get(bytesToHex(channelKeyId))?.outpoints.values() ?? []) {
-    if (local !== null && local.number > newest) newest = local.number;
-  }
-  return newest + 1n;
-}

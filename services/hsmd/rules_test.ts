@@ -10,7 +10,6 @@ import {
   bindDatabase,
   type Decision,
   drawChannel,
-  highestPointNumber,
   lockFunding,
   MAX_NAMED_OUTPUTS,
   nameDestinations,
@@ -186,21 +185,6 @@ Deno.test("named outputs of a channel are bounded", () => {
   assert.equal(take(memory, nameDestinations(memory, channelKeyId, outputs.slice(1))), "ok");
   assert.equal(take(memory, nameDestinations(memory, channelKeyId, outputs.slice(1))), "known");
   assert.equal(take(memory, nameDestinations(memory, channelKeyId, outputs)), "BAD_REQUEST");
-});
-
-Deno.test("points: up to one after the newest number", () => {
-  const { memory, ref } = funded();
-  assert.equal(highestPointNumber(memory, bytes(0x99)), 1n);
-  assert.equal(highestPointNumber(memory, ref.channelKeyId), 1n);
-  applyRecord(memory, {
-    type: "local_commitment_verified",
-    channelKeyId: ref.channelKeyId,
-    outpoint: outpoint(1),
-    number: 5n,
-    content: bytes(1),
-    fundingInputs: [],
-  });
-  assert.equal(highestPointNumber(memory, ref.channelKeyId), 6n);
 });
 
 /** A request of BindDatabase. */

@@ -417,15 +417,19 @@ test("another channel's outpoint is refused", async (channel, opener, { a }) => 
   assert.equal(await refusalOf(opener, a.file, step), "CONTENT_CONFLICT");
 });
 
-test("per-commitment points may be asked for up to the one after the newest", async (channel, opener) => {
-  await channel.commit(opener, content(1n));
-  const { channelKeyId } = opener;
-  const point = (number: bigint) => () =>
-    opener.hsm.getPerCommitmentPoint({
-      $typeName: "arcus.hsmd.v1.GetPerCommitmentPointRequest",
-      channelKeyId,
-      number,
-    });
-  assert.deepEqual(point(2n)().point, channel.point(opener, 2n));
-  assert.equal(await reasonOf(point(3n)), "BAD_REQUEST");
-});
+test(
+  "per-commitment points of numbers to come may be asked for: only they prove that both stores are old",
+  async (channel, opener) => {
+    await channel.commit(opener, content(1n));
+    const { channelKeyId } = opener;
+    const point = (number: bigint) => () =>
+      opener.hsm.getPerCommitmentPoint({
+        $typeName: "arcus.hsmd.v1.GetPerCommitmentPointRequest",
+        channelKeyId,
+        number,
+      });
+    assert.deepEqual(point(2n)().point, channel.point(opener, 2n));
+    assert.deepEqual(point(40n)().point, channel.point(opener, 40n));
+    assert.equal(await reasonOf(point(1n << 48n)), "BAD_REQUEST");
+  },
+);

@@ -1794,7 +1794,7 @@ export const Hsmd: GenService<{
     output: typeof ListEpochsResponseSchema;
   },
   /**
-   * The point of commitment number n on our side. Any n up to the one after the newest known one.
+   * The point of commitment number n on our side, any n: a peer that is ahead of us proves it by one to come.
    *
    * @generated from rpc arcus.hsmd.v1.Hsmd.GetPerCommitmentPoint
    */
