@@ -25,7 +25,14 @@ export type ClosingInput =
 /** One durable step, fenced by owner epoch and version. */
 export type ClosingStore =
   /** Complete, with the state CLOSINGD_COMPLETE. The same one again changes nothing. */
-  | { readonly type: "save_close"; readonly close: SignedClose }
+  | {
+    readonly type: "save_close";
+    readonly close: SignedClose;
+    /** The peer's script by now; null: as it was. */
+    readonly remoteScript: Uint8Array | null;
+  }
+  /** option_simple_close: the peer's shutdown of a new connection names another script. */
+  | { readonly type: "save_remote_script"; readonly script: Uint8Array }
   /** `dataLoss`: the peer proved that our state is old. */
   | { readonly type: "fail_channel"; readonly errorText: string; readonly dataLoss: boolean };
 

@@ -36,17 +36,17 @@ function clamp(value: bigint, min: bigint, max: bigint): Sat {
 }
 
 /**
- * Our plan for a transaction of this weight. The opener pays, so what it has bounds everything; where that is the peer,
- * more than we need costs us nothing, and only the lower end is ours to hold.
+ * Our plan for a transaction of this weight. What its payer has bounds everything; where that is the peer, more than we need
+ * costs us nothing, and only the lower end is ours to hold.
  */
 export function feePlan(
   rates: ClosingRates,
   weight: Weight,
-  opener: Side,
-  openerBalance: Sat,
+  payer: Side,
+  payerBalance: Sat,
   step: FeeStep = DEFAULT_STEP,
 ): FeePlan {
-  const max = opener === "local" ? clamp(feeCeil(rates.max, weight), 0n, openerBalance) : openerBalance;
+  const max = payer === "local" ? clamp(feeCeil(rates.max, weight), 0n, payerBalance) : payerBalance;
   const min = clamp(feeCeil(rates.min, weight), 0n, max);
   return { range: { min, max }, ideal: clamp(feeCeil(rates.ideal, weight), min, max), step };
 }

@@ -188,7 +188,7 @@ export function onAgreed(
   return andThen(
     to(
       { ...state, pending: null, channel: { ...channel, signed: [...channel.signed, close] } },
-      { type: "store", step: { type: "save_close", close } },
+      { type: "store", step: { type: "save_close", close, remoteScript: null } },
       ...(answer ? [send(closingSigned(state, fee, range, signature))] : []),
       { type: "log", level: "info", text: reason },
     ),

@@ -8,11 +8,24 @@ import { sameBytes } from "bolt/tx/transaction.ts";
 import { printableText, txAbortMessage } from "bolt/wire/error_text.ts";
 import type { Message, Shutdown } from "bolt/wire/messages.ts";
 import type { ClosingInput, ClosingStep } from "./actions.ts";
-import type { FeePlan } from "./fees.ts";
-import { begin, onAgreed, onClosingSigned, onOfferSigned } from "./legacy.ts";
+import { type ClosingRates, type FeePlan, feePlan, type FeeStep } from "./fees.ts";
+import * as legacy from "./legacy.ts";
 import { onReestablish, onRevocation, onSecretChecked, reestablishOf } from "./reestablish.ts";
-import { fail, hangUp, NOTHING_SAID, protest, send, to } from "./step.ts";
+import * as simple from "./simple.ts";
+import { andThen, fail, FRESH, hangUp, protest, send, to } from "./step.ts";
+import { closingBalances, closingWeight } from "./tx.ts";
 import type { ClosingChannel, ClosingForms, ClosingMachine } from "./types.ts";
+
+/** Our plan at some rates: with option_simple_close each pays for its own offer, else the opener pays. */
+export function planFor(
+  channel: ClosingChannel,
+  forms: ClosingForms,
+  rates: ClosingRates,
+  step?: FeeStep,
+): FeePlan {
+  const payer = forms.simpleClose ? "local" : channel.opener;
+  return feePlan(rates, closingWeight(channel), payer, closingBalances(channel)[payer], step);
+}
 
 /** An owner of a channel that is being closed, from its rows. */
 export function fromRows(channel: ClosingChannel, forms: ClosingForms, plan: FeePlan): ClosingMachine {
@@ -22,8 +35,7 @@ export function fromRows(channel: ClosingChannel, forms: ClosingForms, plan: Fee
     plan,
     link: "down",
     shutdownSeen: false,
-    negotiation: NOTHING_SAID,
-    pending: null,
+    ...FRESH,
     ended: null,
   };
 }
@@ -34,6 +46,15 @@ export function statusOf(state: ClosingMachine): string {
   if (state.link === "down") return "waits for the peer";
   if (state.link === "reestablishing") return "waits for channel_reestablish";
   if (!state.shutdownSeen) return "waits for shutdown";
+  if (state.forms.simpleClose) {
+    const { offer, settled, answered } = state.simple;
+    const ours = offer === null
+      ? "nothing of ours is offered"
+      : settled
+      ? "ours is signed"
+      : "ours is offered";
+    return `${ours}, ${answered} of the peer's are signed`;
+  }
   const { sent, received } = state.negotiation;
   if (sent === null && received === null) return "waits for the first closing_signed";
   return `we offered ${sent?.fee ?? "nothing"}, the peer ${received ?? "nothing"}`;
@@ -50,15 +71,14 @@ export function step(state: ClosingMachine, input: ClosingInput): ClosingStep {
           plan: input.plan,
           link: "reestablishing",
           shutdownSeen: false,
-          negotiation: NOTHING_SAID,
-          pending: null,
+          ...FRESH,
         },
         send(reestablishOf(state.channel)),
       );
     case "taken_over":
       return takenOver(state, input.plan, input.lost);
     case "disconnected":
-      return to({ ...state, link: "down", shutdownSeen: false, negotiation: NOTHING_SAID, pending: null });
+      return to({ ...state, ...FRESH, link: "down", shutdownSeen: false });
     case "message":
       return onMessage(state, input.message);
     case "garbage":
@@ -85,12 +105,26 @@ function takenOver(state: ClosingMachine, plan: FeePlan, lost: boolean): Closing
   return begin(next);
 }
 
+/** Our first word of a negotiation, if it is ours. */
+function begin(state: ClosingMachine): ClosingStep {
+  return state.forms.simpleClose ? simple.begin(state) : legacy.begin(state);
+}
+
 function onSigned(state: ClosingMachine, signature: Uint8Array): ClosingStep {
   switch (state.pending?.type) {
     case "offer":
-      return onOfferSigned(state, state.pending, signature);
+      return legacy.onOfferSigned(state, state.pending, signature);
     case "agree":
-      return onAgreed(state, state.pending, signature);
+      return legacy.onAgreed(state, state.pending, signature);
+    case "complete":
+      return simple.onOfferSigned(state, state.pending, signature);
+    case "answer":
+    case "settle":
+      // Our own offer may have had to wait for this.
+      return andThen(
+        simple.onCloseSigned(state, state.pending, signature),
+        (s) => s.ended === null ? begin(s) : to(s),
+      );
     default:
       return to(state);
   }
@@ -124,7 +158,16 @@ function onMessage(state: ClosingMachine, message: Message): ClosingStep {
         return fail(state, "closing_signed although option_simple_close is negotiated", true);
       }
       if (!state.shutdownSeen) return hangUp(state, "closing_signed before shutdown");
-      return onClosingSigned(state, message);
+      return legacy.onClosingSigned(state, message);
+    case "closing_complete":
+    case "closing_sig":
+      if (!state.forms.simpleClose) {
+        return fail(state, `${message.type} although option_simple_close is not negotiated`, true);
+      }
+      if (!state.shutdownSeen) return hangUp(state, `${message.type} before shutdown`);
+      return message.type === "closing_complete"
+        ? simple.onClosingComplete(state, message)
+        : simple.onClosingSig(state, message);
     case "channel_ready":
     case "tx_signatures":
     case "announcement_signatures":
@@ -149,7 +192,14 @@ function onShutdown(state: ClosingMachine, message: Shutdown): ClosingStep {
   if (!isStandardShutdownScript(script, forms)) {
     return hangUp(state, "scriptpubkey is not of an accepted form");
   }
-  if (!sameBytes(script, channel.shutdownReceived)) return hangUp(state, "scriptpubkey changed");
-  if (state.shutdownSeen) return to(state);
-  return begin({ ...state, shutdownSeen: true });
+  if (sameBytes(script, channel.shutdownReceived)) {
+    return state.shutdownSeen ? to(state) : begin({ ...state, shutdownSeen: true });
+  }
+  if (!forms.simpleClose || state.shutdownSeen) return hangUp(state, "scriptpubkey changed");
+  const next: ClosingMachine = {
+    ...state,
+    shutdownSeen: true,
+    channel: { ...channel, shutdownReceived: script },
+  };
+  return andThen(to(next, { type: "store", step: { type: "save_remote_script", script } }), begin);
 }

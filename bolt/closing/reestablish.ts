@@ -4,7 +4,7 @@ import { txAbortMessage } from "bolt/wire/error_text.ts";
 import type { ChannelReestablish, Shutdown } from "bolt/wire/messages.ts";
 import { shortChannelId } from "bolt/wire/short_channel_id.ts";
 import type { ClosingAction, ClosingStep } from "./actions.ts";
-import { fail, NOTHING_SAID, protest, send, to } from "./step.ts";
+import { fail, FRESH, protest, send, to } from "./step.ts";
 import type { ClosingChannel, ClosingMachine } from "./types.ts";
 
 /** Before any revocation nobody knows a secret. */
@@ -110,7 +110,7 @@ function reestablished(
 /** shutdown is repeated on every connection, and the negotiation starts again (item 32). */
 function up(state: ClosingMachine, actions: readonly ClosingAction[]): ClosingStep {
   return to(
-    { ...state, link: "up", shutdownSeen: false, negotiation: NOTHING_SAID },
+    { ...state, ...FRESH, link: "up", shutdownSeen: false },
     ...actions,
     send(shutdownOf(state.channel)),
   );

@@ -2,10 +2,14 @@
 import { errorMessage, warningMessage } from "bolt/wire/error_text.ts";
 import type { Message } from "bolt/wire/messages.ts";
 import type { ClosingAction, ClosingStep } from "./actions.ts";
-import type { ClosingMachine, Negotiation } from "./types.ts";
+import type { ClosingMachine, Negotiation, SimpleClose } from "./types.ts";
 
 /** Nothing was said yet. */
 export const NOTHING_SAID: Negotiation = { sent: null, received: null, rounds: 0 };
+/** The same with option_simple_close. */
+export const NOTHING_OFFERED: SimpleClose = { offer: null, settled: false, answered: 0 };
+/** How a connection begins. */
+export const FRESH = { negotiation: NOTHING_SAID, simple: NOTHING_OFFERED, pending: null } as const;
 
 /** A step. */
 export function to(state: ClosingMachine, ...actions: readonly ClosingAction[]): ClosingStep {
@@ -34,7 +38,7 @@ export function protest(state: ClosingMachine, text: string): ClosingStep {
 
 /** Says what is wrong; the next connection begins anew. */
 export function hangUp(state: ClosingMachine, text: string): ClosingStep {
-  return to({ ...state, pending: null, negotiation: NOTHING_SAID, link: "down" }, {
+  return to({ ...state, ...FRESH, link: "down" }, {
     type: "hang_up",
     messages: [warningMessage(state.channel.channelId, text)],
     reason: text,

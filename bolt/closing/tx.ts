@@ -4,7 +4,7 @@ import { Transaction } from "bitcoinjs-lib";
 import { ecc } from "bolt/crypto/ecc.ts";
 import type { PerSide, Side } from "bolt/interactive/types.ts";
 import { compareBytes, makeTransaction, sameBytes, txidOf, type TxOutput } from "bolt/tx/transaction.ts";
-import { dustLimit, fundingScript } from "bolt/tx/scripts.ts";
+import { dustLimit, fundingScript, scriptKind } from "bolt/tx/scripts.ts";
 import { ecdsaWitnessItem, SIGHASH_ALL } from "bolt/tx/signature.ts";
 import { witnessV0Sighash } from "bolt/tx/sighash.ts";
 import { outputWeight, WITNESS_SCALE } from "bolt/tx/weights.ts";
@@ -13,6 +13,8 @@ import type { ClosingChannel, SignedClose, Variant } from "./types.ts";
 
 /** nSequence of the legacy form: final. */
 const LEGACY_SEQUENCE = 0xffff_ffff;
+/** nSequence with option_simple_close: a closer may replace what it offered. */
+export const SIMPLE_SEQUENCE = 0xffff_fffd;
 /** Version, counts of inputs and outputs, the input with its empty scriptSig, locktime. */
 const BASE_WEIGHT = WITNESS_SCALE * (4 + 1 + 41 + 1 + 4);
 /** Marker and flag; count, the empty item, two signatures of 72 bytes, the 2-of-2 script of 71, each with its length. */
@@ -91,7 +93,8 @@ export function closingTx(
   const sides: Side[] = (["local", "remote"] as const).filter((side) => variant[side]);
   const outputs = sides.map((side): TxOutput & { side: Side } => ({
     side,
-    amount: amounts[side],
+    // What is paid to nobody goes to the miner.
+    amount: scriptKind(scripts[side]) === "op_return" ? sat(0) : amounts[side],
     script: scripts[side],
   }));
   if (outputs.length === 0) return null;
@@ -108,7 +111,7 @@ export function closingTx(
   return {
     tx,
     localOutput: index === -1 ? null : index,
-    local: index === -1 ? sat(0) : amounts.local,
+    local: outputs[index]?.amount ?? sat(0),
     sighash: witnessV0Sighash(tx, 0, witnessScript(terms), terms.capacity),
   };
 }
@@ -142,11 +145,16 @@ export type SignedVariant =
   /** Good for none, or its s is high. */
   | { readonly type: "bad_signature" };
 
+/** Whether the peer's signature is good for this transaction; false for a high s. */
+export function isGoodSignature(terms: ClosingTerms, tx: ClosingTx, signature: Uint8Array): boolean {
+  return ecc().verifyEcdsa(tx.sighash, signature, terms.fundingPubkeys.remote);
+}
+
 /** Finds the transaction that the peer signed at this fee. */
 export function findSigned(terms: ClosingTerms, fee: Sat, signature: Uint8Array): SignedVariant {
   for (const variant of possibleVariants(terms, fee)) {
     const tx = closingTx(terms, fee, variant);
-    if (tx === null || !ecc().verifyEcdsa(tx.sighash, signature, terms.fundingPubkeys.remote)) continue;
+    if (tx === null || !isGoodSignature(terms, tx, signature)) continue;
     const dust = tx.tx.outs.some(({ script, value }) => value < dustLimit(script));
     return dust ? { type: "dust" } : { type: "signed", variant, tx };
   }
@@ -177,7 +185,6 @@ export type SpendKind = "mutual" | "unilateral" | "unknown";
 /** First byte of a commitment's nSequence, and of its locktime (BOLT 3). */
 const COMMITMENT_SEQUENCE = 0x80;
 const COMMITMENT_LOCKTIME = 0x20;
-const SIMPLE_SEQUENCE = 0xffff_fffd;
 
 /**
  * Sorts what spends a funding output: by its form, and a cooperative close also by where it pays, since both sides' scripts

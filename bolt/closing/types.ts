@@ -60,8 +60,41 @@ export interface Negotiation {
   readonly rounds: number;
 }
 
+/** Which outputs a signature of option_simple_close is for, by the name of its TLV. */
+export type SignatureName = "closer_output_only" | "closee_output_only" | "closer_and_closee_outputs";
+
+/** What was said with option_simple_close on this connection. */
+export interface SimpleClose {
+  /** Our closing_complete. */
+  readonly offer: {
+    readonly fee: Sat;
+    readonly locktime: number;
+    readonly names: readonly SignatureName[];
+  } | null;
+  /** The peer's closing_sig came. */
+  readonly settled: boolean;
+  /** Of the peer's closing_complete. */
+  readonly answered: number;
+}
+
 /** A question whose answer is the next input. */
 export type Pending =
+  /** option_simple_close: hsmd signs the forms of our offer, one after the other. */
+  | {
+    readonly type: "complete";
+    readonly fee: Sat;
+    readonly locktime: number;
+    readonly names: readonly SignatureName[];
+    readonly signatures: { readonly [N in SignatureName]?: Uint8Array };
+  }
+  /** option_simple_close: hsmd signs the peer's offer ("answer"), or ours with the peer's signature ("settle"). */
+  | {
+    readonly type: "answer" | "settle";
+    readonly fee: Sat;
+    readonly locktime: number;
+    readonly name: SignatureName;
+    readonly theirs: Uint8Array;
+  }
   /** hsmd signs an offer of ours. */
   | { readonly type: "offer"; readonly fee: Sat; readonly range: FeeRange }
   /** hsmd signs what the peer signed; then it is complete. `answer`: the peer waits for our signature on it. */
@@ -91,6 +124,7 @@ export interface ClosingMachine {
   /** The peer said shutdown, on this connection if it is a new one. */
   readonly shutdownSeen: boolean;
   readonly negotiation: Negotiation;
+  readonly simple: SimpleClose;
   readonly pending: Pending | null;
   readonly ended: string | null;
 }

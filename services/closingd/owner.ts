@@ -4,10 +4,9 @@
  * never goes on where it differs from the rows.
  */
 import type { ClosingAction, ClosingInput, ClosingStep } from "bolt/closing/actions.ts";
-import { DEFAULT_STEP, type FeePlan, feePlan, parseFeeStep } from "bolt/closing/fees.ts";
-import { fromRows, statusOf, step } from "bolt/closing/machine.ts";
-import { closingBalances, closingWeight } from "bolt/closing/tx.ts";
-import type { ClosingChannel, ClosingForms, ClosingMachine } from "bolt/closing/types.ts";
+import { type FeePlan, parseFeeStep } from "bolt/closing/fees.ts";
+import { fromRows, planFor, statusOf, step } from "bolt/closing/machine.ts";
+import type { ClosingForms, ClosingMachine } from "bolt/closing/types.ts";
 import { unreachable } from "bolt/result.ts";
 import { feerate } from "bolt/units.ts";
 import { decodeMessage } from "bolt/wire/messages.ts";
@@ -57,12 +56,6 @@ export async function loadOwner(host: OwnerHost, assigned: Assigned, node: NodeF
   return new Owner(host, assigned, rows, shutdownForms(node.features, theirs));
 }
 
-/** Our plan at some rates. */
-function planAt(channel: ClosingChannel, rates: typeof NO_RATES, step = DEFAULT_STEP): FeePlan {
-  const { opener } = channel;
-  return feePlan(rates, closingWeight(channel), opener, closingBalances(channel)[opener], step);
-}
-
 /** One owner. Everything happens in its queue, one after the other. */
 export class Owner extends ChannelOwner {
   readonly #host: OwnerHost;
@@ -74,7 +67,7 @@ export class Owner extends ChannelOwner {
   constructor(host: OwnerHost, assigned: Assigned, rows: LoadedChannel, forms: ClosingForms) {
     super(assigned, { ...host, ...rows, channelId: rows.channel.channelId });
     this.#host = host;
-    this.#state = fromRows(rows.channel, forms, planAt(rows.channel, NO_RATES));
+    this.#state = fromRows(rows.channel, forms, planFor(rows.channel, forms, NO_RATES));
     const { channelKeyId, paymentKeyIndex, terms, local } = rows;
     const { funding, capacity } = rows.channel;
     const ref = { channelKeyId, paymentKeyIndex, epoch: this.epoch };
@@ -131,6 +124,8 @@ export class Owner extends ChannelOwner {
 
   protected override async onDisconnected(): Promise<void> {
     await this.#input({ type: "disconnected" });
+    // A complete close waits for nobody: closingd is called again by a peer that does not know of it.
+    if (this.#state.channel.signed.length > 0) this.giveUp("closed, and the peer is gone");
   }
 
   /** What a close may cost now, and where our money goes. */
@@ -147,7 +142,7 @@ export class Owner extends ChannelOwner {
       ideal: feerate(plan.feeratePerkw),
       max: feerate(plan.maxFeeratePerkw),
     };
-    return planAt(this.#state.channel, rates, parseFeeStep(plan.feeStep) ?? DEFAULT_STEP);
+    return planFor(this.#state.channel, this.#state.forms, rates, parseFeeStep(plan.feeStep));
   }
 
   async #frame({ attachment, inSeq, data }: FrameItem): Promise<void> {

@@ -1,7 +1,7 @@
 /** All SQL of closingd. Every step of an owner is one statement, fenced by owner epoch and version. */
 import { fromBinary, type MessageInitShape } from "@bufbuild/protobuf";
 import type { ClosingStore } from "bolt/closing/actions.ts";
-import type { ClosingChannel, SignedClose } from "bolt/closing/types.ts";
+import type { ClosingChannel } from "bolt/closing/types.ts";
 import { lookupSecret, SHACHAIN_SLOTS, shachainIndex, type ShachainStore } from "bolt/keys/shachain.ts";
 import { unreachable } from "bolt/result.ts";
 import { msat, sat } from "bolt/units.ts";
@@ -202,7 +202,16 @@ export async function saveStep(
 ): Promise<Fence> {
   switch (step.type) {
     case "save_close":
-      return after(fence, await saveClose(sql, fence, step.close, place, funding));
+      return after(fence, await saveClose(sql, fence, step, place, funding));
+    case "save_remote_script":
+      return after(
+        fence,
+        await sql<Versioned[]>`
+          UPDATE channels SET version = version + 1, ${
+          placeColumns(sql, place)
+        }, shutdown_received = ${step.script}
+          WHERE ${fenced(sql, fence)} RETURNING version`,
+      );
     case "fail_channel":
       return after(
         fence,
@@ -220,16 +229,16 @@ export async function saveStep(
 async function saveClose(
   sql: Sql,
   fence: Fence,
-  close: SignedClose,
+  step: ClosingStore & { readonly type: "save_close" },
   place: Place,
   funding: ClosingChannel["funding"],
 ): Promise<Versioned[]> {
-  const { txid, tx, fee, local } = close;
+  const { txid, tx, fee, local } = step.close;
   return await sql<Versioned[]>`
     WITH moved AS (
       UPDATE channels SET version = version + 1, ${placeColumns(sql, place)}, ${
     stateColumns(sql, "CLOSINGD_COMPLETE")
-  }
+  }, shutdown_received = COALESCE(${step.remoteScript}::bytea, shutdown_received)
       WHERE ${fenced(sql, fence)} RETURNING channel, version
     ),
     tx AS (

@@ -15,9 +15,8 @@ import { txidToDisplay } from "bolt/tx/transaction.ts";
 import { feerate, msat, type Sat, sat } from "bolt/units.ts";
 import { decodeMessage, encodeMessage, type Message } from "bolt/wire/messages.ts";
 import type { ClosingAction, ClosingInput, ClosingStep } from "../actions.ts";
-import { type ClosingRates, feePlan } from "../fees.ts";
-import { fromRows, step } from "../machine.ts";
-import { closingBalances, closingWeight } from "../tx.ts";
+import type { ClosingRates } from "../fees.ts";
+import { fromRows, planFor, step } from "../machine.ts";
 import type { ClosingChannel, ClosingForms, ClosingMachine, SignedClose } from "../types.ts";
 
 /** Which node. alice opened. */
@@ -120,8 +119,7 @@ export class World {
   }
 
   #plan(node: Node) {
-    const { rows } = node;
-    return feePlan(node.rates, closingWeight(rows), rows.opener, closingBalances(rows)[rows.opener]);
+    return planFor(node.rows, this.forms, node.rates);
   }
 
   /** An owner from its rows. */
@@ -217,7 +215,15 @@ export class World {
           node.rows = { ...node.rows, errorText: action.step.errorText };
           return;
         }
-        node.rows = { ...node.rows, signed: [...node.rows.signed, action.step.close] };
+        if (action.step.type === "save_remote_script") {
+          node.rows = { ...node.rows, shutdownReceived: action.step.script };
+          return;
+        }
+        node.rows = {
+          ...node.rows,
+          signed: [...node.rows.signed, action.step.close],
+          shutdownReceived: action.step.remoteScript ?? node.rows.shutdownReceived,
+        };
         node.signed.push(action.step.close);
         return;
       case "send": {
