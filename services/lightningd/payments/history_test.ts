@@ -1,5 +1,6 @@
 /** A long history costs nothing but space: neither start nor payments read it. */
 import assert from "node:assert/strict";
+import { textList } from "common/pg/lists.ts";
 import { usePostgres } from "common/testing/database.ts";
 import { waitFor } from "common/testing/wait.ts";
 import { StandInChanneld, TestNode, Wire } from "./testing.ts";
@@ -44,7 +45,8 @@ async function scanned(node: TestNode): Promise<bigint> {
   await node.sql`SELECT pg_stat_force_next_flush()`;
   await node.sql`SELECT pg_stat_clear_snapshot()`;
   const [row] = await node.sql<{ read: bigint }[]>`
-    SELECT sum(seq_tup_read)::bigint AS read FROM pg_stat_user_tables WHERE relname = ANY(${HISTORY})`;
+    SELECT coalesce(sum(seq_tup_read), 0)::bigint AS read FROM pg_stat_user_tables
+    WHERE relname = ANY(${textList(HISTORY)}::text[])`;
   return row!.read;
 }
 

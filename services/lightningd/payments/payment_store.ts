@@ -498,13 +498,15 @@ export class PaymentStore {
 
   /** Every payment that is not settled, with its parts under way: all that a new engine must know. */
   async live(): Promise<{ readonly payments: PaymentRow[]; readonly parts: LivePartRow[] }> {
-    const { sql } = this;
+    // Not by a planner that thinks little of the live tables and scans the history for them.
+    const { steps: sql } = this;
     const parts = await sql<RawPart[]>`
       SELECT part, payment, partid, channel, amount_msat AS part_amount, sent_msat, cltv_expiry, hops, session_key,
         created_at AS part_created_at
       FROM live_parts ORDER BY part`;
     const payments = await sql<RawPayment[]>`
-      ${this.#select()} WHERE p.payment IN (SELECT payment FROM live_parts UNION SELECT payment FROM idle_payments)`;
+      WITH under AS MATERIALIZED (SELECT payment FROM live_parts UNION SELECT payment FROM idle_payments)
+      ${this.#select()} JOIN under ON under.payment = p.payment`;
     return { parts: parts.map(livePartOf), payments: payments.map(paymentOf) };
   }
 
@@ -543,8 +545,8 @@ export class PaymentStore {
 
   /** Payments by hash or as a page. `updated`: complete ones, by when. */
   async list(query: PaymentQuery): Promise<PaymentRow[]> {
-    const { sql } = this;
     const { paymentHash, status, index, start = 0n, limit } = query;
+    const sql = this.#forPage(query);
     const most = limit === undefined ? NO_LIMIT : BigInt(limit);
     const which = paymentHash === undefined ? sql`true` : sql`p.payment_hash = ${paymentHash}`;
     const from = index === "updated" ? sql`r.updated >= ${start}` : sql`p.payment >= ${start}`;
@@ -558,8 +560,8 @@ export class PaymentStore {
 
   /** Parts by hash or as a page; created_index is `part`. */
   async listParts(query: PaymentQuery): Promise<PartRow[]> {
-    const { sql } = this;
     const { paymentHash, status, start = 0n, limit } = query;
+    const sql = this.#forPage(query);
     const most = limit === undefined ? NO_LIMIT : BigInt(limit);
     const which = paymentHash === undefined ? sql`true` : sql`p.payment_hash = ${paymentHash}`;
     const live = sql`
@@ -605,6 +607,11 @@ export class PaymentStore {
           AND preimage IS NOT NULL) AS q
       GROUP BY payment`;
     return new Map(rows.map(({ payment, count }) => [payment, Number(count)]));
+  }
+
+  /** A page is found by its index; only a whole list is worth a scan. */
+  #forPage({ paymentHash, limit }: PaymentQuery): Sql {
+    return paymentHash === undefined && limit === undefined ? this.sql : this.steps;
   }
 
   #select() {
