@@ -22,10 +22,13 @@ import {
   untilClosing,
 } from "../lib/closing.ts";
 import { setFaults, untilFaultsFired } from "../lib/faults.ts";
+import { makeInvoice, pay, payNew, untilSettled } from "../lib/payments.ts";
 import { useWorlds } from "../lib/world.ts";
 
 const worlds = await useWorlds();
 const CAPACITY = 2n * OPEN_SAT;
+/** Of a payment whose HTLC is an output. */
+const PAID_MSAT = 50_000_000n;
 
 for (const layout of ["one", "processes"] as const) {
   Deno.test(`both close a channel, and after ${CLOSE_DEPTH} blocks it is history: layout ${layout}`, async () => {
@@ -220,5 +223,55 @@ Deno.test("close: what cannot be is refused with Core Lightning's codes", async 
     ];
     for (const [request, reason] of refused) await assert.rejects(alice.rpc.close(request), reason);
     assert.equal((await alice.sql`SELECT FROM closings`).length, 0);
+  });
+});
+
+Deno.test("our own commitment goes to the chain with the HTLC that is in it", async () => {
+  await worlds.withWorld(async (world) => {
+    const { alice, bob, chain } = world;
+    await fundedAndConnected(world);
+    const { channelId } = await normalChannel(world);
+    const invoice = await makeInvoice(bob, PAID_MSAT);
+    await setFaults(bob, { action: "blackhole", message: "update_fulfill_htlc" });
+    const paying = pay(alice, invoice.bolt11).catch(() => {});
+    await untilFaultsFired(bob);
+    await bob.stop();
+    const closed = await close(alice, channelId, { timeout: 1 });
+    assert.equal(closed.itemType, CloseType.UNILATERAL);
+    await untilInMempool(world, txidOf(closed));
+    const tx = await decoded(world, closed.txs[0]!);
+    // Both anchors, to_local, to_remote, and the HTLC.
+    assert.equal(tx.vout.length, 5);
+    assert(tx.vout.some(({ value }) => BigInt(Math.round(value * 1e8)) === PAID_MSAT / 1000n));
+    const [frozen] = await alice.sql<{ state: string; error: string }[]>`
+      SELECT state, error_text AS error FROM channels`;
+    assert.equal(frozen?.state, "AWAITING_UNILATERAL");
+    assert.match(frozen.error, /Forcibly closed/);
+    await chain.mine(1);
+    await untilClosing(alice, channelId, ChannelState.FundingSpendSeen);
+    await alice.kill();
+    await paying;
+  });
+});
+
+Deno.test("a channel that was used closes for what is whose, also when the connection breaks in between", async () => {
+  await worlds.withWorld(async (world) => {
+    const { alice, bob } = world;
+    await fundedAndConnected(world);
+    const { channelId } = await normalChannel(world);
+    for (let i = 0; i < 3; i++) await payNew(alice, bob, PAID_MSAT);
+    await payNew(bob, alice, PAID_MSAT);
+    await untilSettled(alice, bob);
+    const before = await Promise.all([alice, bob].map(spendable));
+    await setFaults(bob, { action: "close_after", message: "shutdown" });
+    const closing = close(alice, channelId);
+    await untilFaultsFired(bob);
+    await connect(alice, bob);
+    const closed = await closing;
+    assert.equal(closed.itemType, CloseType.MUTUAL);
+    const fee = await assertClosedByBoth(world, channelId, CAPACITY, before);
+    const moved = 2n * PAID_MSAT / 1000n;
+    const after = await Promise.all([alice, bob].map(spendable));
+    assert.deepEqual(after.map((sat, i) => sat - before[i]!), [OPEN_SAT - moved - fee, OPEN_SAT + moved]);
   });
 });
