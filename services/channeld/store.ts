@@ -47,6 +47,8 @@ export const STEP_SETTINGS: Readonly<Record<string, string>> = {
   enable_seqscan: "off",
   enable_hashjoin: "off",
   enable_mergejoin: "off",
+  // A plan with what is "off" looks so dear that Postgres would compile it, for a second each time.
+  jit: "off",
 };
 
 const OWN_STATES: readonly ChannelState[] = [
