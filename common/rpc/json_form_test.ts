@@ -4,12 +4,16 @@ import { create, equals, fromBinary, type MessageInitShape } from "@bufbuild/pro
 import { type Command, commandsOf, usageOf } from "common/rpc/command.ts";
 import { checkRequest, messageToJson, ParameterError, requestOf } from "common/rpc/json_form.ts";
 import {
+  DecodeResponseSchema,
   FeeratesRequestSchema,
   FundchannelRequestSchema,
   GetinfoResponseSchema,
+  KeysendRequestSchema,
   ListpeerchannelsResponseSchema,
   NewaddrRequestSchema,
   Node,
+  PayRequestSchema,
+  SendpayRequestSchema,
   WithdrawRequestSchema,
 } from "gen/cln/node_pb.ts";
 import { ChannelState, ChannelTypeName } from "gen/cln/primitives_pb.ts";
@@ -197,4 +201,60 @@ Deno.test("whatever JSON is given, a command's request is made or a parameter is
     }),
     { numRuns: 2_000 },
   );
+});
+
+Deno.test("objects, TLVs, numbers with a fraction and nested lists", () => {
+  const hop = { id: `02${"11".repeat(32)}`, channel: "1x2x3", delay: 9, amount_msat: "5sat" };
+  const sendpay = requestOf(command("sendpay"), { route: [hop], payment_hash: "00".repeat(32) });
+  const expected = create(SendpayRequestSchema, {
+    route: [{
+      id: Uint8Array.fromHex(hop.id),
+      channel: "1x2x3",
+      delay: 9,
+      amountMsat: { msat: 5_000n },
+    }],
+    paymentHash: new Uint8Array(32),
+  });
+  assert.deepEqual(sendpay, expected);
+  refused(
+    "sendpay",
+    { route: [{ ...hop, more: 1 }], payment_hash: "00" },
+    "route[0]",
+    /unknown member: more/,
+  );
+  refused("sendpay", { route: [{ ...hop, delay: "x" }], payment_hash: "00" }, "route[0].delay", /unsigned/);
+  refused("sendpay", { route: [7], payment_hash: "00" }, "route[0]", /an object/);
+
+  const keysend = requestOf(command("keysend"), {
+    destination: "02",
+    amount_msat: 1,
+    extratlvs: { "133773310": "beef" },
+  });
+  assert.deepEqual((keysend as unknown as MessageInitShape<typeof KeysendRequestSchema>).extratlvs?.entries, [
+    create(KeysendRequestSchema, {
+      extratlvs: { entries: [{ type: 133_773_310n, value: Uint8Array.of(0xbe, 0xef) }] },
+    }).extratlvs!.entries[0],
+  ]);
+  refused(
+    "keysend",
+    { destination: "02", amount_msat: 1, extratlvs: { x: "00" } },
+    "extratlvs.x",
+    /unsigned/,
+  );
+
+  const pay = requestOf(command("pay"), { bolt11: "x", maxfeepercent: "0.5", riskfactor: 10 });
+  assert.deepEqual(pay, create(PayRequestSchema, { bolt11: "x", maxfeepercent: 0.5, riskfactor: 10 }));
+  refused("pay", { bolt11: "x", maxfeepercent: "half" }, "maxfeepercent", /a number/);
+
+  const decoded = create(DecodeResponseSchema, {
+    routes: { hints: [{ hops: [{ shortChannelId: "1x2x3", feeBaseMsat: { msat: 7n } }] }] },
+  });
+  const routes = messageToJson(DecodeResponseSchema, decoded)["routes"];
+  assert.deepEqual(routes, [[{
+    pubkey: "",
+    short_channel_id: "1x2x3",
+    fee_base_msat: 7,
+    fee_proportional_millionths: 0,
+    cltv_expiry_delta: 0,
+  }]]);
 });

@@ -20,6 +20,7 @@ type Stream = BidiStream<PaymentRequest, MessageInitShape<typeof PaymentResponse
 export const MAX_CALLS = 10_000;
 /** CLN: an error without a code of its own. */
 const GENERAL = -1;
+const INVALID_PARAMS = -32602;
 
 /** The service over an engine. */
 export function paymentStream(room: PaymentRoom, log: Logger): ImplementedService {
@@ -88,7 +89,9 @@ class Caller {
       case "invoice": {
         const { amountMsat, label, description, expiry } = call.value;
         if (label === "" || amountMsat === 0n) {
-          throw invalidArgument("INVALID_PARAMS", "an invoice needs a label, and an amount is not zero");
+          throw invalidArgument("INVALID_PARAMS", "an invoice needs a label, and an amount is not zero", {
+            clnCode: INVALID_PARAMS,
+          });
         }
         const value = await this.room.invoices.create({
           label,
