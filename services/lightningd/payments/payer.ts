@@ -149,7 +149,13 @@ export class Payer {
 
   constructor(private readonly options: PayerOptions) {
     const { store } = options;
-    this.starts = new Batcher((starts) => store.start(starts));
+    this.starts = new Batcher((starts) =>
+      store.start(starts).catch((error) => {
+        // Whether it is stored is not known: only a new start, from the rows, knows what is under way.
+        options.onFatal(error);
+        throw error;
+      })
+    );
     this.resolutions = new Batcher((resolutions) => store.resolve(resolutions));
     this.#lookups = new Batcher((hashes) => store.unfailed(hashes));
   }
@@ -179,7 +185,8 @@ export class Payer {
       }
       this.#adopt(payment, part);
     }
-    for (const payment of byId.values()) if (payment.parts.size === 0) this.#advance(payment);
+    // What is missing of a payment is sent once its channels are back.
+    for (const payment of byId.values()) this.#advance(payment);
   }
 
   stop(): void {
