@@ -203,7 +203,12 @@ export async function flowBetween(payer: RunningNode, payee: RunningNode): Promi
   for (const invoice of invoices) {
     if (invoice.status !== InvoiceStatus.PAID) continue;
     const hash = bytesToHex(invoice.paymentHash);
-    assert.ok(done.has(hash), `${payee.name} was paid ${hash}, and ${payer.name} knows`);
+    const status = pays.filter(({ paymentHash }) => bytesToHex(paymentHash) === hash)
+      .map(({ status }) => PayStatus[status]).join();
+    assert.ok(
+      done.has(hash),
+      `${payee.name} was paid ${hash}, and ${payer.name} says: ${status || "nothing"}`,
+    );
   }
   return {
     complete: done.size,
