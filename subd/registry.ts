@@ -5,7 +5,6 @@
 import type { MessageInitShape } from "@bufbuild/protobuf";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { sameBytes } from "bolt/tx/transaction.ts";
-import { nodeFeatures } from "bolt/wire/features.ts";
 import { type Channel, openBidi } from "common/grpc/client.ts";
 import { requireBytes, requireCase, requireField } from "common/grpc/check.ts";
 import type { ArcusError } from "common/grpc/errors.ts";
@@ -44,6 +43,8 @@ export interface RegistryOptions {
   readonly instance: string;
   /** Channels that this replica takes; 0: no limit of its own. */
   readonly capacity: number;
+  /** Feature bits that the node offers. */
+  readonly features: Uint8Array;
   /** What this process was started for; compared with lightningd's. */
   readonly chainHash: Uint8Array;
   loadNode(): Promise<NodeRow | undefined>;
@@ -243,7 +244,7 @@ export class RegistryClient<O extends SubdOwner> {
     this.#node = {
       nodeId: row.nodeId,
       chainHash: row.chainHash,
-      features: nodeFeatures().toBytes(),
+      features: this.options.features,
       welcome,
     };
     return this.#node;

@@ -1,5 +1,6 @@
 /** Starts a subd in this process, alone in it or beside other daemons: what all of them do in the same order. */
 import { chainHash, type Network } from "bolt/wire/chain_hash.ts";
+import { nodeFeatures } from "bolt/wire/features.ts";
 import { type Channel, dial } from "common/grpc/client.ts";
 import { type ArcusServer, createServer, type ImplementedService } from "common/grpc/server.ts";
 import type { TlsFiles } from "common/grpc/tls.ts";
@@ -27,6 +28,8 @@ export interface SubdConfig {
   readonly databasePool?: number;
   /** Channels that it takes; 0: no limit of its own. */
   readonly maxChannels?: number;
+  /** option_simple_close is offered; as lightningd has it. */
+  readonly simpleClose?: boolean;
   readonly tls?: TlsFiles | undefined;
   readonly log: Logger;
   /** What it counts with; default: a registry that nobody reads. */
@@ -108,6 +111,7 @@ export async function startSubd<O extends SubdOwner>(
     log,
     instance,
     capacity: config.maxChannels ?? 0,
+    features: nodeFeatures({ simpleClose: config.simpleClose ?? false }).toBytes(),
     chainHash: chainHash(config.network),
     loadNode: () => loadNode(database.sql),
     onStranger: config.onFatal,

@@ -220,6 +220,8 @@ function row(name: FeatureName): FeatureRow {
 export interface NodeFeatureOptions {
   /** Offer option_scid_alias; true unless said otherwise. */
   readonly scidAlias?: boolean;
+  /** Offer option_simple_close; false unless said otherwise. */
+  readonly simpleClose?: boolean;
 }
 
 /**
@@ -242,6 +244,7 @@ export function nodeFeatures(options: NodeFeatureOptions = {}): Features {
     "option_dual_fund",
     "option_channel_type",
     ...(options.scidAlias === false ? [] : ["option_scid_alias"] as const),
+    ...(options.simpleClose === true ? ["option_simple_close"] as const : []),
   ];
   return Features.of(...required.map(featureBit), ...offered.map((name) => featureBit(name) + 1));
 }
