@@ -20,6 +20,7 @@ import {
   THEIR_REVOKE,
   waitsForOurCommit,
 } from "./htlc_state.ts";
+import { awaitsClosing } from "./last_fee.ts";
 import { removalMessage } from "./removes.ts";
 import {
   type ActiveCommitment,
@@ -166,6 +167,7 @@ export function hasChanges(d: Draft): boolean {
 /** Whether a commitment_signed of ours may leave now. */
 export function maySign(d: Draft): boolean {
   return d.m.link === "up" && d.m.onChain.type === "confirmed" && d.channel.errorText === null &&
+    !awaitsClosing(d.m) &&
     d.commitments.active.every(({ nextRemote }) => nextRemote === null);
 }
 

@@ -48,6 +48,8 @@ export class Draft {
   readonly arrived: bigint[] = [];
   /** The peer's commitment_signed came in this batch. */
   received = false;
+  /** The peer's first closing message waits. */
+  closingSpoken = false;
   failure: Failure | null = null;
   #ownHtlcs: Map<bigint, Htlc> | null = null;
   #ownOrigins: Map<bigint, bigint> | null = null;

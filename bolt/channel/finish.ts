@@ -4,7 +4,7 @@ import { onionPoint, tellArrived } from "./adds.ts";
 import { dropPending, maySign, revokeOurs, signTheirs } from "./commit.ts";
 import type { Draft, Failure } from "./draft.ts";
 import { levelOf, sameLevel } from "./level.ts";
-import { isClean, refuseQueue, sayShutdown } from "./shutdown.ts";
+import { canClose, refuseQueue, sayShutdown } from "./shutdown.ts";
 import type {
   ChannelAction,
   ChannelStep,
@@ -80,7 +80,7 @@ export function contentOf(
 }
 
 function completeShutdown(d: Draft): void {
-  if (d.m.asked !== null || d.m.link !== "up" || !isClean(d) || d.m.shutdownTold) return;
+  if (d.m.asked !== null || d.m.link !== "up" || !canClose(d) || d.m.shutdownTold) return;
   d.set({ state: "CLOSINGD_SIGEXCHANGE" });
   d.m.shutdownTold = true;
   d.last.push({ type: "shutdown_complete" });

@@ -79,6 +79,7 @@ export function fromRows(setup: ChannelSetup): ChannelStep {
     shutdownWanted: null,
     batchLeft: 0,
     shutdownTold: false,
+    closingAwaited: false,
     level: null,
     ended: null,
   });
@@ -161,6 +162,12 @@ function handle(d: Draft, input: ChannelInput): void {
       d.forgetFigures();
       return checkDeadlines(d);
     }
+    case "closing_spoken":
+      d.closingSpoken = true;
+      return;
+    case "closing_awaited":
+      d.m.closingAwaited = true;
+      return;
     case "hsmd":
       return onHsmd(d, input.answer);
     default:

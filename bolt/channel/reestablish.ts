@@ -47,6 +47,7 @@ export function disconnect(d: Draft): void {
   d.m.link = "down";
   d.m.batchLeft = 0;
   d.m.shutdownTold = false;
+  d.m.closingAwaited = false;
   const { adds, removes } = d.m.uncommitted;
   for (const key of adds) d.drop(key);
   for (const key of removes) {

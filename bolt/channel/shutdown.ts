@@ -4,6 +4,7 @@ import { sameBytes } from "bolt/tx/transaction.ts";
 import type { Message, Shutdown } from "bolt/wire/messages.ts";
 import { hasChanges } from "./commit.ts";
 import type { Draft } from "./draft.ts";
+import { awaitsClosing } from "./last_fee.ts";
 
 /** The peer's shutdown: stored, and answered as soon as ours may be said. */
 export function onShutdown(d: Draft, message: Shutdown): void {
@@ -71,8 +72,17 @@ export function shutdownMessage(channelId: Uint8Array, script: Uint8Array): Shut
   return { type: "shutdown", channel_id: channelId, scriptpubkey: script };
 }
 
+/** Whether the closing can begin now: clean, or the peer begins it over its last fee. */
+export function canClose(d: Draft): boolean {
+  if (isClean(d)) return true;
+  return d.closingSpoken && awaitsClosing(d.m) && d.channel.shutdownReceived !== null &&
+    d.commitments.active.every(({ pendingLocal, nextRemote }) =>
+      pendingLocal === null && nextRemote === null
+    );
+}
+
 /** Clean on both sides: no HTLC, not even dust, no fee on its way, no revocation owed (item 38). */
-export function isClean(d: Draft): boolean {
+function isClean(d: Draft): boolean {
   const { commitments, shutdownSent, shutdownReceived } = d.channel;
   return shutdownSent !== null && shutdownReceived !== null && commitments.fees.length === 0 &&
     d.htlcs.size === 0 && d.m.queue.length === 0 &&

@@ -241,6 +241,10 @@ export type ChannelInput =
   | ({ readonly type: "offer" } & Offer)
   | { readonly type: "settle"; readonly id: bigint; readonly removal: HtlcRemoval }
   | ({ readonly type: "node" } & NodeFacts)
+  /** The peer's first closing message waits for closingd. Only while {@link awaitsClosing}. */
+  | { readonly type: "closing_spoken" }
+  /** The driver's patience with a peer that may begin the closing is over. */
+  | { readonly type: "closing_awaited" }
   | { readonly type: "hsmd"; readonly answer: HsmdAnswer };
 
 /** Everything that the one statement of a step writes, fenced. What is null stays as it is. */
@@ -406,6 +410,8 @@ export interface ChannelMachine {
   readonly batchLeft: number;
   /** `shutdown_complete` was said on this connection. */
   readonly shutdownTold: boolean;
+  /** On this connection the peer had its time to begin the closing without our signature on its last fee. */
+  readonly closingAwaited: boolean;
   readonly level: ChannelLevel | null;
   readonly ended: string | null;
 }

@@ -6,6 +6,7 @@
  */
 import { setImmediate } from "node:timers";
 import { bytesToHex } from "@noble/hashes/utils.js";
+import { awaitsClosing } from "bolt/channel/last_fee.ts";
 import { type ChannelSetup, fromRows, paused, standing, step } from "bolt/channel/machine.ts";
 import {
   type ChannelAction,
@@ -57,6 +58,9 @@ const MAX_BATCH = 512;
 const UNTOLD_FRAMES = 16n;
 /** Where lightningd's policy names none: what dust may put at risk, msat. */
 const DEFAULT_DUST_EXPOSURE = 50_000_000n;
+
+/** How long the peer may take to begin the closing over its last fee. */
+const CLOSING_PATIENCE_MS = 2_000;
 
 /** Messages that the peer's next commitment_signed covers: until then they are in no row. */
 const UPDATES: ReadonlySet<string> = new Set<Message["type"]>([
@@ -143,6 +147,7 @@ export class Owner extends ChannelOwner<Own> {
   #removedRows: ReadonlyMap<bigint, bigint> = new Map();
   #highestOrigin: bigint;
   #storedState: ChannelState;
+  #patience: ReturnType<typeof setTimeout> | null = null;
 
   constructor(host: OwnerHost, assigned: Assigned, rows: LoadedChannel, setup: ChannelSetup) {
     super(assigned, { ...host, ...rows, channelId: setup.channel.channelId });
@@ -297,7 +302,14 @@ export class Owner extends ChannelOwner<Own> {
       } else if (item.attachment === this.attachment && !item.attachment.over) {
         const decoded = decodeMessage(item.data);
         const type = decoded.ok ? decoded.value.type : "";
-        if (inputs.length > 0 && CLOSING.has(type)) break;
+        if (CLOSING.has(type)) {
+          if (inputs.length > 0) break;
+          if (awaitsClosing(this.#state)) {
+            // It begins the closing: then this frame is closingd's.
+            await this.#feed([{ type: "closing_spoken" }]);
+            if (this.over) return;
+          }
+        }
         this.#taken = item.inSeq;
         if (UPDATES.has(type)) this.#uncovered ??= item.inSeq;
         if (type === "commitment_signed") this.#uncovered = null;
@@ -364,13 +376,28 @@ export class Owner extends ChannelOwner<Own> {
     for (let next = first;;) {
       this.#state = next.state;
       const request = await this.#carryOut(next.actions);
-      if (this.over || request === null) return;
+      if (this.over) return;
+      if (request === null) return this.#awaitClosing();
       const stop = this.#host.metrics.hsmd.startTimer();
       const answer = await this.#questioner.ask(request);
       stop();
       this.mustOwn();
       next = step(this.#state, [{ type: "hsmd", answer }]);
     }
+  }
+
+  /** Only patience: whenever it ends, nothing but the order of messages changes. */
+  #awaitClosing(): void {
+    if (awaitsClosing(this.#state) === (this.#patience !== null)) return;
+    if (this.#patience !== null) clearTimeout(this.#patience);
+    this.#patience = null;
+    if (!awaitsClosing(this.#state)) return;
+    const timer = setTimeout(() => {
+      this.#patience = null;
+      this.push({ type: "input", input: { type: "closing_awaited" } });
+    }, CLOSING_PATIENCE_MS);
+    this.#patience = timer;
+    this.stopped.signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
   }
 
   // Actions ---------------------------------------------------------------------------------------------------------
