@@ -41,6 +41,8 @@ export interface HtlcStreamOptions {
 export class HtlcStream {
   readonly #stream: BatchStream<Report, HtlcCommands, MessageInitShape<typeof HtlcReportsSchema>>;
   #obeyed = false;
+  /** How many streams there were: what was begun to be told on one is not ended on the next. */
+  #round = 0;
 
   constructor(options: HtlcStreamOptions) {
     this.#stream = new BatchStream({
@@ -51,6 +53,7 @@ export class HtlcStream {
       batch: (reports) => ({ reports }),
       opened: (write) => {
         this.#obeyed = false;
+        this.#round++;
         write({ hello: options.hello() });
         options.tellAll();
       },
@@ -64,6 +67,11 @@ export class HtlcStream {
         }
       },
     });
+  }
+
+  /** Which stream this is. */
+  get round(): number {
+    return this.#round;
   }
 
   /** lightningd welcomed this replica: opens the stream, or a new one, since it may be another lightningd. */

@@ -88,6 +88,8 @@ export interface OwnerHost {
   readonly log: Logger;
   /** The newest level of the node; null before the first one. */
   readonly node: Extract<ChannelInput, { type: "node" }> | null;
+  /** Which stream of HTLCs this is; another one has another number. */
+  readonly round: number;
   /** Tells lightningd, on the stream of HTLCs. */
   report(owner: Owner, said: Said): void;
   /** A store changed what lightningd should look at. */
@@ -560,6 +562,7 @@ export class Owner extends ChannelOwner<Own> {
 
   /** Everything that is not over, and what ended while lightningd was away. */
   async #tell(): Promise<void> {
+    const { round } = this.#host;
     const actions = [...standing(this.#state)];
     for (const htlc of this.#state.htlcs.values()) {
       // A settlement that is in no row yet is not done: lightningd must not forget what it decided.
@@ -570,7 +573,8 @@ export class Owner extends ChannelOwner<Own> {
     this.mustOwn();
     for (const offer of missed.outgoing) this.#resolvedOffer(offer);
     for (const incoming of missed.incoming) this.#report({ case: "incomingResolved", value: incoming });
-    this.#report({ case: "synced", value: {} });
+    // On a new stream "synced" would say that nothing was: it is told everything anew.
+    if (this.#host.round === round) this.#report({ case: "synced", value: {} });
   }
 
   /** The channel failed and says so in its row, or it cannot go on here. */

@@ -92,6 +92,9 @@ export function start(config: SubdConfig): Promise<RunningSubd> {
       get node() {
         return node;
       },
+      get round() {
+        return htlcs.round;
+      },
       report: ({ channel, epoch }, report) => htlcs.report({ channel, epoch, report }),
       changed: (owner) => registry.changed(owner, 0n),
       ended: parts.ended,

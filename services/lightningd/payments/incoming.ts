@@ -156,12 +156,15 @@ export class Incoming {
     const told = this.#told.get(channel);
     this.#told.delete(channel);
     if (told === undefined) return;
-    for (const [htlc, open] of [...this.#open]) {
-      if (open.channel === channel && !told.has(htlc)) this.#gone(htlc);
+    const untold = new Set<bigint>();
+    for (const map of [this.#open, this.#decided]) {
+      for (const [htlc, of] of map) if (of.channel === channel && !told.has(htlc)) untold.add(htlc);
     }
-    for (const [htlc, decision] of [...this.#decided]) {
-      if (decision.channel === channel && !told.has(htlc)) this.#gone(htlc);
-    }
+    if (untold.size === 0) return;
+    // A decision that is forgotten too early would be made anew, and not the same: only the rows' word counts.
+    this.options.store.live([...untold]).then((live) => {
+      for (const htlc of untold) if (!live.has(htlc)) this.#gone(htlc);
+    }).catch(this.options.onFatal);
   }
 
   /** Held and decided HTLCs, for tests and metrics. */

@@ -271,13 +271,20 @@ export class InvoiceStore {
     }));
   }
 
-  /** Forgets decisions: their HTLCs are gone. */
+  /** Which of these HTLCs channeld's rows still have. */
+  async live(htlcs: readonly bigint[]): Promise<ReadonlySet<bigint>> {
+    const rows = await this.steps<{ htlc: bigint }[]>`
+      SELECT h.htlc FROM unnest(${numberList(htlcs)}::bigint[]) AS x(htlc) JOIN htlcs h ON h.htlc = x.htlc`;
+    return new Set(rows.map(({ htlc }) => htlc));
+  }
+
+  /** Forgets decisions whose HTLCs are gone. */
   async forgetDecisions(htlcs: readonly bigint[]): Promise<void[]> {
     const { steps: sql, leader } = this;
     await sql`
       WITH ${fence(sql, leader)}
       DELETE FROM htlc_decisions d USING fence, unnest(${numberList(htlcs)}::bigint[]) AS x(htlc)
-      WHERE d.htlc = x.htlc`;
+      WHERE d.htlc = x.htlc AND NOT EXISTS (SELECT FROM htlcs h WHERE h.htlc = x.htlc)`;
     return htlcs.map(() => undefined);
   }
 
