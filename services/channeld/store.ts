@@ -337,7 +337,7 @@ export interface StepWritten {
   readonly fence: Fence;
   /** htlcs.htlc of the new rows, in the order of `store.added`. */
   readonly added: readonly bigint[];
-  /** htlcs.htlc of those of `onionKeys` that are new; the others are replays. */
+  /** htlcs.htlc of those of `onionKeys` that are new, or were this HTLC's before a restart; the others are replays. */
   readonly fresh: readonly bigint[];
 }
 
@@ -421,17 +421,22 @@ function stepStatement(sql: Sql, { fence, place, store, onionKeys, rowKeys }: St
       SELECT * FROM removed
     ), past_onions AS (
       DELETE FROM htlc_onions o USING removed r WHERE o.htlc = r.htlc
-    ), seen AS (
-      INSERT INTO htlc_onion_keys (key, htlc, cltv_expiry)
+    ), peeled AS (
       SELECT x.* FROM fenced f, unnest(
         ${array(onionKeys.map((onion) => onion.key), Type.byteas)}::bytea[],
         ${array(onionKeys.map((onion) => onion.htlc), Type.bigints)}::bigint[],
         ${array(onionKeys.map((onion) => onion.cltvExpiry), Type.ints)}::integer[]
-      ) AS x ON CONFLICT (key) DO NOTHING RETURNING htlc
+      ) AS x (key, htlc, cltv_expiry)
+    ), seen AS (
+      INSERT INTO htlc_onion_keys (key, htlc, cltv_expiry)
+      SELECT key, htlc, cltv_expiry FROM peeled ON CONFLICT (key) DO NOTHING RETURNING htlc
     )
     SELECT f.version,
       ARRAY(SELECT htlc FROM keyed ORDER BY n) AS added,
-      ARRAY(SELECT htlc FROM seen) AS fresh,
+      ARRAY(
+        SELECT htlc FROM seen UNION ALL
+        SELECT k.htlc FROM peeled p JOIN htlc_onion_keys k ON k.key = p.key AND k.htlc = p.htlc
+      ) AS fresh,
       (SELECT count(*) FROM changed) + (SELECT count(*) FROM removed) AS touched
     FROM fenced f`;
 }

@@ -227,6 +227,8 @@ Deno.test("an onion is new once: again in the same step, in a later one, and unt
   const onion = (i: number): OnionKey => ({ key, htlc: added[i]!, cltvExpiry: 500 });
   assert.deepEqual((await owner.save({}, [onion(0), onion(1)])).fresh, [added[0]]);
   assert.deepEqual((await owner.save({}, [onion(2)])).fresh, []);
+  // A successor peels again what its predecessor had peeled: the same HTLC's onion is no replay.
+  assert.deepEqual((await owner.save({}, [onion(0)])).fresh, [added[0]]);
   const owners = await loadOnionKeys(db.sql, [key, new Uint8Array(32)]);
   assert.deepEqual([...owners], [[bytesToHex(key), added[0]]]);
   await forgetOnionKeys(db.sql, 500);

@@ -166,6 +166,21 @@ export async function untilSettled(...nodes: readonly RunningNode[]): Promise<vo
   }
 }
 
+/** What a payer's rows say of the parts of a payment. */
+async function partsOf(payer: RunningNode, hash: string): Promise<string> {
+  const rows = await payer.sql<
+    { part: bigint; code: number | null; failcode: number | null; text: string }[]
+  >`
+    SELECT h.part, h.error_code AS code, h.failcode, coalesce(h.error_text, '') AS text
+    FROM payments p JOIN part_history h USING (payment) WHERE p.payment_hash = ${
+    hexToBytes(hash)
+  } ORDER BY h.part`;
+  return rows.map(({ part, code, failcode, text }) => `part ${part}: ${code} ${failcode} ${text}`).join(
+    "; ",
+  ) ||
+    "nothing";
+}
+
 /** What one node paid to the other so far. */
 export interface Flow {
   readonly complete: number;
@@ -203,12 +218,8 @@ export async function flowBetween(payer: RunningNode, payee: RunningNode): Promi
   for (const invoice of invoices) {
     if (invoice.status !== InvoiceStatus.PAID) continue;
     const hash = bytesToHex(invoice.paymentHash);
-    const status = pays.filter(({ paymentHash }) => bytesToHex(paymentHash) === hash)
-      .map(({ status }) => PayStatus[status]).join();
-    assert.ok(
-      done.has(hash),
-      `${payee.name} was paid ${hash}, and ${payer.name} says: ${status || "nothing"}`,
-    );
+    const said = `${payee.name} was paid ${hash}`;
+    assert.ok(done.has(hash), `${said}, and ${payer.name} says: ${await partsOf(payer, hash)}`);
   }
   return {
     complete: done.size,

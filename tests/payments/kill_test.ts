@@ -28,10 +28,9 @@ const worlds = await useWorlds();
 const WORKERS = 50;
 /** Dust and not. */
 const AMOUNTS_MSAT = [1_000n, 1_000_001n];
-/** Payments that are complete when the kill comes: every worker may be in its first or second. */
+/** The kill comes when so many payments are complete, and at least so many under way: other workers make an invoice. */
 const BEFORE_KILL = 25;
-/** Payments under way at the kill at least: the others of the workers are just making an invoice. */
-const UNDER_WAY = 10;
+const UNDER_WAY = 20;
 const FINAL_DEADLINE_MS = 60_000;
 
 const KILLED: readonly DaemonName[] = ["hsmd", "lightningd", "connectd", "channeld"];
@@ -72,10 +71,9 @@ async function killedAmidst(
       try {
         const each = { payer, payee, invoice: await makeInvoice(payee, msat) };
         all.push(each);
-        underWay++;
+        if (++underWay >= UNDER_WAY && complete.size >= BEFORE_KILL) enough.resolve();
         await pay(payer, each.invoice.bolt11).finally(() => underWay--);
         complete.add(each);
-        if (complete.size === BEFORE_KILL) enough.resolve();
       } catch (error) {
         // The daemon that was asked is dead, or says no: what became of the payment is asked for below.
         if (!(error instanceof ArcusError)) throw error;
@@ -86,7 +84,6 @@ async function killedAmidst(
   const working = Promise.all(Array.from({ length: WORKERS }, (_, index) => work(index)));
   await Promise.race([enough.promise, working]);
   killed = true;
-  assert.ok(underWay >= UNDER_WAY, `${underWay} payments were under way at the kill`);
   await kill();
   await revive();
   await working;
