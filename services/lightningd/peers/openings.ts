@@ -331,7 +331,11 @@ export class Opens {
   #rethrow(error: unknown): never {
     const failure = toArcusError(error);
     if (failure.code === Code.UNAVAILABLE && failure.clnCode === undefined) {
-      throw unavailable("OPEN_INTERRUPTED", "the opening daemon went away", { clnCode: -1, cause: error });
+      throw unavailable(
+        "OPEN_INTERRUPTED",
+        "the peer or the opening daemon went away; an open that both committed to goes on by itself: see listpeerchannels",
+        { clnCode: -1, cause: error },
+      );
     }
     throw error;
   }
