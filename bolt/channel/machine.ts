@@ -30,6 +30,9 @@ import type {
 
 export { paused } from "./paused.ts";
 
+/** Of an offer that waits: it gets its id with the step that signs it. */
+const NO_ID = 0n;
+
 /** What an owner starts from. */
 export interface ChannelSetup {
   readonly channel: LockedChannel;
@@ -247,12 +250,14 @@ function onChain(d: Draft, facts: FundingOnChain): void {
 }
 
 /**
- * What a new stream to lightningd is told of a channel: where every outgoing HTLC stands, every incoming one that waits
- * for a decision, the level. Incoming ones that the machine refused, and whose failure is on its way from the driver, may
+ * What a new stream to lightningd is told of a channel: where every outgoing HTLC stands, offers that wait among them (a
+ * refusal may follow), every incoming one that waits for a decision, the level. Incoming ones that the machine refused, and whose failure is on its way from the driver, may
  * be among them; the first settlement counts.
  */
 export function standing(state: ChannelMachine): readonly ChannelAction[] {
   const actions: ChannelAction[] = [...standingActions(state.htlcs)];
+  // An offer that waits for the peer's revoke_and_ack may still be made: unsaid, it would be taken for lost and made twice.
+  for (const { origin } of state.queue) actions.push({ type: "offered", origin, id: NO_ID });
   if (state.level !== null) actions.push({ type: "level", level: state.level });
   return actions;
 }

@@ -286,6 +286,9 @@ Deno.test("an offer is idempotent: the same origin gets one HTLC, whatever becam
   const waiting = after(machineOf(sim, "alice"), { ...offer, origin: 78n }, { ...offer, origin: 78n });
   assert.equal(waiting.state.queue.length, 1);
   assert(!waiting.actions.some(({ type }) => type === "offered"));
+  // A new stream hears of it: it may still be made.
+  const told = standing(waiting.state).filter((action) => action.type === "offered");
+  assert.deepEqual(told.map(({ origin }) => origin), [77n, 78n]);
   const refused = after(waiting.state, { type: "disconnected" });
   assert.equal(the(refused.actions, "refused").origin, 78n);
   assert.equal(refused.state.queue.length, 0);
