@@ -149,6 +149,20 @@ export async function htlcRows(victim: Victim, { channelId }: HostileChannel) {
   return { live: row.live, over: row.over };
 }
 
+/** Waits until a channel has these rows: the node stores a last revoke_and_ack a little after it was sent. */
+export async function untilRows(
+  victim: Victim,
+  channel: HostileChannel,
+  expected: { readonly live: number; readonly over: number },
+): Promise<void> {
+  let rows: unknown;
+  await until(() => `rows ${JSON.stringify(expected)}; there are ${JSON.stringify(rows)}`, async () => {
+    const now = await htlcRows(victim, channel);
+    rows = now;
+    return now.live === expected.live && now.over === expected.over;
+  });
+}
+
 /**
  * The node has failed the channel: `error`, stored, and said again on the next connection instead of anything else. The
  * HTLCs that it knows are those that it knew.
@@ -167,7 +181,7 @@ export async function failed(
     return (await channelRows(victim.node, bytesToHex(channel.channelId)))?.errorText;
   });
   assert.match(stored ?? "", text);
-  assert.deepEqual(await htlcRows(victim, channel), rows, "HTLCs of the channel");
+  await untilRows(victim, channel, rows);
   await saysItAgain(channel);
   await victim.unharmed();
 }

@@ -89,6 +89,7 @@ attack("an onion that came before, with the same hash: refused, and the invoice 
   await channel.bookUntil("update_fulfill_htlc");
   await channel.bookUntilClean();
   await channel.sayUpdate({ ...first, id: channel.nextId });
+  await channel.sign();
   for (;;) {
     const message = await channel.hear();
     assert.ok(!["update_fulfill_htlc", "error", "warning"].includes(message.type), message.type);

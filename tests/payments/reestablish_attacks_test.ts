@@ -6,7 +6,7 @@ import assert from "node:assert/strict";
 import { type HostileChannel } from "../lib/hostile_channel.ts";
 import { randomSecret } from "../lib/raw_peer.ts";
 import { attack, useVictim } from "../attacks/victim.ts";
-import { failed, htlcRows, nodeOffers, usable, verdictOf, works } from "./hostile.ts";
+import { failed, htlcRows, nodeOffers, untilRows, usable, verdictOf, works } from "./hostile.ts";
 
 const CHANNELS = 20;
 
@@ -19,6 +19,7 @@ const victim = await useVictim({
 async function comingBack(): Promise<HostileChannel> {
   const channel = await usable(victim);
   await works(victim, channel);
+  await untilRows(victim, channel, { live: 0, over: 1 });
   await channel.peer.reconnect();
   await channel.peer.raw.expect("channel_reestablish");
   return channel;
