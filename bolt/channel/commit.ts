@@ -1,6 +1,7 @@
 /** Commitment rounds: the peer's commitment_signed and revoke_and_ack, and ours at the end of a batch (BOLT 2; items 15 to 19). */
 import { concatBytes } from "@noble/hashes/utils.js";
 import { ecc } from "bolt/crypto/ecc.ts";
+import type { Side } from "bolt/interactive/types.ts";
 import { isSecretOfPoint } from "bolt/keys/derive.ts";
 import { insertSecret, shachainIndex } from "bolt/keys/shachain.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
@@ -10,7 +11,7 @@ import type { CommitmentSigned, Message, RevokeAndAck, StartBatch } from "bolt/w
 import { refusalOf } from "./adds.ts";
 import type { Draft } from "./draft.ts";
 import { wantedFeerate } from "./fees.ts";
-import { balanceOf, MSAT, type NextFigures } from "./figures.ts";
+import { balanceOf, commitmentCost, MSAT, type NextFigures } from "./figures.ts";
 import {
   ON_LOCAL,
   ON_REMOTE,
@@ -65,6 +66,7 @@ export function onCommitmentSigned(d: Draft, message: CommitmentSigned): void {
       );
     }
     if (!paysAnchors(d, next)) return d.fail("commitment_signed: the opener cannot pay for the anchors");
+    if (!hasOutput(d, "local", next)) return d.fail("commitment_signed: our commitment would have no output");
     pending.push({
       ...contentOf(next, each.local.number + 1n),
       htlcs: [],
@@ -90,6 +92,20 @@ export function onCommitmentSigned(d: Draft, message: CommitmentSigned): void {
 /** Whether a commitment can be built at all: outputs never exceed the funding (BOLT 3). */
 function paysAnchors(d: Draft, next: NextFigures): boolean {
   return balanceOf(next, d.opener) >= anchorsCost(d.channel.format) * MSAT;
+}
+
+/**
+ * Whether a commitment of `owner` has an output: all of it may be dust, or the opener's fee. A transaction without one is
+ * none, and hsmd would refuse it again after every restart.
+ */
+function hasOutput(d: Draft, owner: Side, next: NextFigures): boolean {
+  if (next.untrimmed > 0) return true;
+  const { format, limits } = d.channel;
+  const cost = commitmentCost(format, next.feerate, 0);
+  return (["local", "remote"] as const).some((side) => {
+    const balance = balanceOf(next, side) / MSAT;
+    return (side === d.opener ? balance - cost : balance) >= limits[owner].dustLimit;
+  });
 }
 
 function contentOf(
@@ -179,6 +195,10 @@ export function signTheirs(d: Draft): readonly Message[] | null {
   }
   if (d.figures.some((figures) => !paysAnchors(d, figures.remote))) {
     d.fail("the opener cannot pay for the anchors any more");
+    return null;
+  }
+  if (d.figures.some((figures) => !hasOutput(d, "remote", figures.remote))) {
+    d.fail("the peer's commitment would have no output");
     return null;
   }
   takeOffers(d);

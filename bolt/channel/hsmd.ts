@@ -59,12 +59,13 @@ function misfit(request: HsmdRequest, answer: Extract<HsmdAnswer, { type: "answe
  */
 function onRefused(
   d: Draft,
-  { request }: HsmdQuestion,
+  { request, then }: HsmdQuestion,
   { reason, detail }: Extract<HsmdAnswer, { type: "refused" }>,
 ): void {
   const pending = d.commitments.active.some(({ pendingLocal }) => pendingLocal !== null);
   if (reason !== "BAD_SIGNATURE" || !pending) return letGo(d, `hsmd refused: ${reason}: ${detail}`);
-  const signed = request.outpoints.some(({ sign }) => sign !== null);
+  // After a restart nobody knows whether nextRemote was signed and said before: the peer may broadcast it, so it stays.
+  const signed = then.type === "committed" && request.outpoints.some(({ sign }) => sign !== null);
   d.setCommitments({ active: dropPending(d.commitments.active, signed) });
   d.fail("commitment_signed: bad signature");
 }

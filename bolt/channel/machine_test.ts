@@ -165,6 +165,32 @@ Deno.test("item 16: a bad signature that nobody heard of before a crash is found
   assert.equal(the(actions, "end").reason, "commitment_signed: bad signature");
 });
 
+Deno.test("what was signed and said before a bad signature stays in the rows: the peer may broadcast it", () => {
+  const sim = idle();
+  sim.offer("alice", 1_000_000n, 1);
+  sim.turn("alice", 0);
+  sim.turn("alice", 0);
+  const { state } = after(machineOf(sim, "alice"), signed(0));
+  const [active] = state.channel.commitments.active;
+  assert(active !== undefined && active.nextRemote !== null && active.pendingLocal !== null);
+  const live = answered(sim, "alice", state);
+  const loaded = fromRows({
+    channel: state.channel,
+    htlcs: [...state.htlcs.values()],
+    forms: state.forms,
+    policy: state.policy,
+    onChain: state.onChain,
+  });
+  const again = answered(sim, "alice", loaded.state);
+  for (const { actions } of [live, again]) {
+    const store = the(actions, "store");
+    assert.match(store.errorText ?? "", /bad signature/);
+    const [left] = store.commitments?.active ?? [];
+    assert.equal(left?.pendingLocal, null);
+    assert.deepEqual(left?.nextRemote, active.nextRemote);
+  }
+});
+
 Deno.test("any other refusal of hsmd stops here and changes nothing: the channel does not fail", () => {
   const sim = idle();
   const { state } = after(machineOf(sim, "alice"), addMessage(0n), signed(1));

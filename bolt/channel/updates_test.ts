@@ -1,6 +1,6 @@
 /** Items 1 to 20 of normal operation: what a peer's updates may be, and what becomes of them. */
 import assert from "node:assert/strict";
-import { height, msat } from "bolt/units.ts";
+import { height, msat, sat } from "bolt/units.ts";
 import type { Message } from "bolt/wire/messages.ts";
 import { fromRows, standing } from "./machine.ts";
 import {
@@ -329,6 +329,22 @@ Deno.test("item 20: update_fee is the opener's, within bounds, and affordable", 
   const many = after(bob, ...Array.from({ length: 100 }, (_, i) => fee(1000 + i)));
   assert.deepEqual(many.state.channel.commitments.fees, [{ feerate: 1099, state: "RCVD_ADD_HTLC" }]);
   assert.deepEqual(after(many.state, { type: "disconnected" }).state.channel.commitments.fees, []);
+});
+
+Deno.test("a fee that leaves no output fails the channel, before hsmd is asked what it can never sign", () => {
+  const small = { balances: { alice: 12_000_000n, bob: 0n } };
+  const signed: Message = {
+    type: "commitment_signed",
+    channel_id: CHANNEL_ID,
+    signature: new Uint8Array(64).fill(1),
+    htlc_signature: [],
+  };
+  const bob = machineOf(idle(small), "bob");
+  failsWith(bob, /no output/, fee(10_000), signed);
+  assert.equal(after(bob, fee(9_000), signed).state.ended, null);
+  // Ours has one, by a lower dust limit than the peer's.
+  const limits = { alice: { ...WORLD.limits.alice, dustLimit: sat(1_000) }, bob: WORLD.limits.bob };
+  failsWith(machineOf(idle({ ...small, limits }), "bob"), /no output/, fee(9_400), signed);
 });
 
 Deno.test("item 20: a rate out of bounds may come nearer to them (attack 18: never further)", () => {
