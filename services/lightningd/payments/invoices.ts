@@ -4,7 +4,7 @@ import { bytesToHex } from "@noble/hashes/utils.js";
 import { type UnsignedInvoice, unsignedInvoice } from "bolt/invoice/encode.ts";
 import { signedInvoice } from "bolt/invoice/encode.ts";
 import type { Fallback, InvoiceFields, InvoiceNetwork } from "bolt/invoice/types.ts";
-import { msat } from "bolt/units.ts";
+import { MAX_SAT, msat } from "bolt/units.ts";
 import type { Features } from "bolt/wire/features.ts";
 import { internal, invalidArgument } from "common/grpc/errors.ts";
 import type { HsmdClient } from "../node.ts";
@@ -16,6 +16,10 @@ import type { InvoiceQuery, InvoiceRow, InvoiceStore } from "./invoice_store.ts"
 const SECRET_LENGTH = 32;
 const SIGNATURE_LENGTH = 64;
 const INVALID_PARAMS = -32602;
+/** Bytes of a label at most: an index holds no more of it. */
+const MAX_LABEL = 2_000;
+/** Seconds until an invoice expires at most: farther on there are no dates. */
+const MAX_EXPIRY = 1n << 40n;
 /** Invoices that hsmd signs in one call. */
 const MAX_SIGNED = 200;
 /** Longest time that a timer takes. */
@@ -89,6 +93,7 @@ export class Invoices {
 
   /** Makes an invoice. 900 for a label that exists, 901 for a preimage that exists. */
   async create(request: InvoiceRequest): Promise<CreatedInvoice> {
+    requireStorable(request);
     const { store: _, incoming, now, ...options } = this.options;
     const preimage = request.preimage ?? crypto.getRandomValues(new Uint8Array(SECRET_LENGTH));
     const paymentHash = sha256(preimage);
@@ -271,6 +276,25 @@ export class Invoices {
   paid(invoice: InvoiceRow): void {
     for (const waiter of [...this.#waiters.get(invoice.label) ?? []]) waiter.settle(invoice);
     for (const listener of [...this.#anyWaiters]) listener();
+  }
+}
+
+/** Refuses what no row can hold: it would fail the invoices that are stored along with it. */
+function requireStorable({ label, description, amountMsat, expirySeconds }: InvoiceRequest): void {
+  const wrong = (parameter: string, message: string) =>
+    invalidArgument("INVALID_PARAMS", `${parameter}: ${message}`, {
+      clnCode: INVALID_PARAMS,
+      details: { parameter },
+    });
+  if (label.includes("\0") || new TextEncoder().encode(label).length > MAX_LABEL) {
+    throw wrong("label", `should have at most ${MAX_LABEL} bytes and no NUL`);
+  }
+  if (description.includes("\0")) throw wrong("description", "has a NUL in it");
+  if (amountMsat !== undefined && (amountMsat <= 0n || amountMsat > MAX_SAT * 1_000n)) {
+    throw wrong("amount_msat", "is no amount to pay");
+  }
+  if (expirySeconds !== undefined && (expirySeconds <= 0n || expirySeconds > MAX_EXPIRY)) {
+    throw wrong("expiry", "is no time that an invoice can have");
   }
 }
 

@@ -2,12 +2,18 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { sha256 } from "@noble/hashes/sha2.js";
+import { ecc } from "bolt/crypto/ecc.ts";
+import { signedInvoice, unsignedInvoice } from "bolt/invoice/encode.ts";
+import { invoiceSighash } from "bolt/invoice/fields.ts";
 import { createErrorPacket } from "bolt/onion/error_packet.ts";
 import type { FailureMessage } from "bolt/onion/failure.ts";
+import { msat } from "bolt/units.ts";
+import { nodeFeatures } from "bolt/wire/features.ts";
 import { ArcusError } from "common/grpc/errors.ts";
 import { usePostgres } from "common/testing/database.ts";
 import { waitFor } from "common/testing/wait.ts";
 import type { OfferHtlc } from "gen/arcus/channeld/v1/htlcs_pb.ts";
+import { invoiceFeatures } from "./payments.ts";
 import { levelOf, peelFor, StandInChanneld, TestNode } from "./testing.ts";
 
 const postgres = await usePostgres();
@@ -535,5 +541,120 @@ Deno.test({
     assert.equal(done.payment.ending?.type, "complete");
     const more = refusal(room.sendpay({ route: route(scids[0]!, 6_000n), paymentHash, paymentSecret }));
     assert.equal((await more).clnCode, 201);
+  },
+});
+
+Deno.test({
+  name: "sendpay: parts of one payment that start together are stored once each, the same one twice too",
+  ...QUIET,
+  async fn() {
+    await using test = await Payers.start([MUCH]);
+    const { room } = test.payer;
+    const { paymentHash, paymentSecret, preimage } = await test.invoice(10_000n);
+    const shortChannelId = room.views.get(test.channels[0]!)!.facts.shortChannelId!;
+    test.channeld.onOffer = (channel, offer) => test.taken(channel, offer);
+    const send = (partid: bigint) =>
+      room.sendpay({
+        route: [{ pubkey: test.payee.nodeId, shortChannelId, amountMsat: 2_500n, delay: 20 }],
+        paymentHash,
+        paymentSecret,
+        partid,
+        amountMsat: 10_000n,
+      });
+    const twice = await Promise.all([send(1n), send(1n)]);
+    assert.equal(twice[0].part?.part, twice[1].part?.part);
+    await Promise.all([send(2n), send(3n), send(4n), send(4n)]);
+    const rows = await test.payer.sql<{ partid: bigint }[]>`SELECT partid FROM live_parts ORDER BY partid`;
+    assert.deepEqual(rows.map(({ partid }) => partid), [1n, 2n, 3n, 4n]);
+    assert.equal(test.channeld.offers.length, 4);
+    for (const { channel, offer } of test.channeld.offers) test.preimage(channel, offer, preimage);
+    await waitFor(async () => (await test.payer.sql`SELECT FROM live_parts`).length === 0, {
+      what: "the end of every part",
+    });
+  },
+});
+
+Deno.test({
+  name: "what no row can hold is refused, and ends neither the engine nor what comes with it",
+  ...QUIET,
+  async fn() {
+    await using test = await Payers.start([MUCH]);
+    const { room } = test.payer;
+    const wire = (channel: bigint, offer: OfferHtlc) => test.preimage(channel, offer, good.preimage);
+    const good = await test.invoice(5_000n);
+    test.channeld.onOffer = wire;
+    const shortChannelId = room.views.get(test.channels[0]!)!.facts.shortChannelId!;
+    const hop = { pubkey: test.payee.nodeId, shortChannelId, amountMsat: 1_000n, delay: 20 };
+    const route = [hop];
+    const paymentHash = new Uint8Array(32).fill(5);
+    const { bolt11 } = await test.invoice(1_000n);
+    const any = await test.payee.room.invoices.create({ label: "any", description: "" });
+    const bad = [
+      room.pay({ bolt11, label: "\0" }),
+      room.pay({ bolt11: any.bolt11, amountMsat: 1n << 63n }),
+      room.keysend({ destination: test.payee.nodeId, amountMsat: 1_000n, label: "\0" }),
+      room.keysend({ destination: test.payee.nodeId, amountMsat: 1n << 63n }),
+      room.sendpay({ route, paymentHash, label: "\0" }),
+      room.sendpay({ route, paymentHash, bolt11: "\0" }),
+      room.sendpay({ route, paymentHash, description: "\0" }),
+      room.sendpay({ route, paymentHash, groupid: 1n << 63n }),
+      room.sendpay({ route, paymentHash, partid: 1n << 63n, amountMsat: 1_000n }),
+      room.sendpay({ route: [hop, { ...hop, amountMsat: 1_001n }], paymentHash }),
+      test.payee.room.invoices.create({ label: "\0", description: "" }),
+      test.payee.room.invoices.create({ label: "nul", description: "\0" }),
+      test.payee.room.invoices.create({ label: "\u{1f525}".repeat(1_000), description: "" }),
+      test.payee.room.invoices.create({ label: "late", description: "", expirySeconds: 1n << 62n }),
+    ].map(refusal);
+    const paid = room.pay({ bolt11: good.bolt11 });
+    for (const error of await Promise.all(bad)) assert.equal(error.clnCode, -32602);
+    assert.deepEqual((await paid).preimage, good.preimage);
+  },
+});
+
+Deno.test({
+  name: "an invoice's description with a NUL in it is paid: the payee chose it",
+  ...QUIET,
+  async fn() {
+    await using test = await Payers.start([MUCH]);
+    const preimage = Uint8Array.from(randomBytes(32));
+    const unsigned = unsignedInvoice({
+      network: "regtest",
+      amountMsat: msat(1_000n),
+      timestamp: BigInt(Math.floor(Date.now() / 1_000)),
+      paymentHash: sha256(preimage),
+      paymentSecret: new Uint8Array(32),
+      description: "a\0b",
+      descriptionHash: null,
+      features: invoiceFeatures(nodeFeatures()),
+    });
+    assert.ok(unsigned.ok);
+    const { hrp, words } = unsigned.value;
+    const bolt11 = signedInvoice(
+      unsigned.value,
+      ecc().signRecoverable(invoiceSighash(hrp, words), test.payee.key),
+    );
+    test.channeld.onOffer = (channel, offer) => test.preimage(channel, offer, preimage);
+    assert.deepEqual((await test.payer.room.pay({ bolt11 })).preimage, preimage);
+    const [row] = await test.payer.room.listPayments({ paymentHash: sha256(preimage) });
+    assert.equal(row?.description, "a\ufffdb");
+  },
+});
+
+Deno.test({
+  name: "a payment for which no onion can be made ends alone, also when it had to wait",
+  ...QUIET,
+  async fn() {
+    await using test = await Payers.start([MUCH]);
+    const [channel] = test.channels as [bigint];
+    test.channeld.say({ channel, report: levelOf(MUCH, { paused: "the peer is not connected" }) });
+    await waitFor(() => test.payer.room.views.get(channel)?.usable === false, { what: "a pause" });
+    const paying = refusal(test.payer.room.keysend({
+      destination: test.payee.nodeId,
+      amountMsat: 1_000n,
+      extraTlvs: [{ type: 133_773_310n, value: new Uint8Array(1_400) }],
+    }));
+    test.channeld.say({ channel, report: levelOf(MUCH) });
+    assert.equal((await paying).clnCode, 205);
+    assert.equal(test.channeld.ended, false);
   },
 });

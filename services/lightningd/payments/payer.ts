@@ -104,6 +104,10 @@ interface Payment {
   readonly avoid: Map<bigint, number>;
   /** Statements that start parts of it. */
   storing: number;
+  /** A row among the idle ones may be there. */
+  idled: boolean;
+  /** Parts of sendpay whose rows are being written, by partid. */
+  readonly starting: Map<bigint, Promise<unknown>>;
   failedParts: number;
   doneParts: number;
   doneMsat: bigint;
@@ -171,6 +175,7 @@ export class Payer {
       payment.groupid = row.groupid;
       payment.createdAt = row.createdAt;
       payment.checked = true;
+      payment.idled = true;
       if (row.ending !== undefined) {
         payment.ending = row.ending;
         payment.finished.resolve(paidOf(row, row.ending));
@@ -219,13 +224,7 @@ export class Payer {
       await other.finished.promise.catch(() => {});
     }
     const payment = this.#make(facts, exclude);
-    try {
-      this.#advance(payment);
-    } catch (error) {
-      // No onion can be made for it.
-      this.#forget(payment);
-      throw error;
-    }
+    this.#advance(payment);
     return await payment.finished.promise;
   }
 
@@ -237,8 +236,12 @@ export class Payer {
   ): Promise<{ part?: LivePartRow; payment: PaymentRow }> {
     const key = bytesToHex(facts.paymentHash);
     let payment = this.#payments.get(key);
-    while (payment?.ending?.type === "failed") {
-      await payment.finished.promise.catch(() => {});
+    for (;;) {
+      const starting = payment?.starting.get(partid);
+      if (payment?.ending?.type === "failed") await payment.finished.promise.catch(() => {});
+      // The same part again: what becomes of it is the answer to both.
+      else if (starting !== undefined) await starting.catch(() => {});
+      else break;
       payment = this.#payments.get(key);
     }
     if (payment !== undefined) {
@@ -258,7 +261,10 @@ export class Payer {
     const view = this.#firstHop(route);
     const built = this.#buildRoute(facts, route, partid, view);
     payment ??= this.#make(facts);
-    const [part] = await this.#begin(payment, [built]);
+    const { starting } = payment;
+    const begun = this.#begin(payment, [built]);
+    starting.set(partid, begun);
+    const [part] = await begun.finally(() => starting.delete(partid));
     if (part === undefined) {
       const row = await this.#rowOf(facts.paymentHash);
       requireSame(row, facts);
@@ -390,6 +396,8 @@ export class Payer {
       exclude,
       avoid: new Map(),
       storing: 0,
+      idled: false,
+      starting: new Map(),
       failedParts: 0,
       doneParts: 0,
       doneMsat: 0n,
@@ -447,7 +455,15 @@ export class Payer {
     }
     this.#unwait(payment);
     if (payment.nextPartid === 0n && cuts.length > 1) payment.nextPartid = 1n;
-    const built = cuts.map(({ channel, amountMsat }) => this.#build(payment, channel, amountMsat));
+    let built: Built[];
+    try {
+      built = cuts.map(({ channel, amountMsat }) => this.#build(payment, channel, amountMsat));
+    } catch (error) {
+      // No onion can be made for what the caller wants in it: that is found out before it has a row.
+      if (payment.payment !== undefined || payment.parts.size > 0) throw error;
+      this.#drop(payment, error);
+      return true;
+    }
     this.#begin(payment, built).catch((error) => {
       if (!this.#stopped) this.options.onFatal(error);
     });
@@ -555,7 +571,7 @@ export class Payer {
     try {
       requireSame(row, payment.facts);
     } catch (error) {
-      this.#drop(payment, error as ArcusError);
+      this.#drop(payment, error);
       return;
     }
     this.#forget(payment);
@@ -563,7 +579,7 @@ export class Payer {
   }
 
   /** Ends a payment that has no row. */
-  #drop(payment: Payment, error: ArcusError): void {
+  #drop(payment: Payment, error: unknown): void {
     this.#forget(payment);
     payment.finished.reject(error);
   }
@@ -690,7 +706,9 @@ export class Payer {
       if (before === undefined && this.#isOver(payment)) payment.ending = this.#failedEnding(payment);
     }
     const ending = payment.ending === before ? undefined : payment.ending;
-    const alone = payment.parts.size === 0 && payment.storing === 0;
+    // Also while others are being stored: should that never be done, only this row knows of the payment.
+    const idle = payment.ending === undefined && payment.parts.size === 0;
+    payment.idled ||= idle;
     const id = payment.payment;
     if (id === undefined) throw new Error("a part without a payment");
     this.resolutions.submit({
@@ -700,7 +718,8 @@ export class Payer {
         ...(end.type === "complete" ? { preimage: end.preimage } : { failure: end.failure }),
       },
       ...(ending === undefined ? {} : { ending }),
-      idle: payment.ending === undefined && alone,
+      idle,
+      idled: payment.idled,
     }).then(() => {
       this.#tellPart(part, end);
       if (ending !== undefined) this.#finish(payment, ending);

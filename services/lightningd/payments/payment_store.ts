@@ -96,6 +96,8 @@ export interface Resolution {
   readonly ending?: Ending;
   /** It goes on, and no part of it is under way. */
   readonly idle?: boolean;
+  /** It may be among the idle ones. */
+  readonly idled?: boolean;
 }
 
 /** A part under way. */
@@ -379,7 +381,9 @@ export class PaymentStore {
         SELECT payment, payment_hash, groupid, created_at FROM made
         UNION ALL
         SELECT p.payment, p.payment_hash, p.groupid, p.created_at
-        FROM fence, unnest(${numberList(old.map(({ payment }) => payment))}::bigint[]) AS x(payment)
+        FROM fence, unnest(${
+      numberList([...new Set(old.map(({ payment }) => payment))])
+    }::bigint[]) AS x(payment)
         JOIN payments p ON p.payment = x.payment AND NOT p.failed
       ),
       begun AS (
@@ -438,7 +442,9 @@ export class PaymentStore {
       ending?.type === "failed" ? [{ payment, ...ending }] : []
     );
     const idle = resolutions.filter((resolution) => resolution.idle === true);
-    const ended = resolutions.filter(({ ending, part }) => ending !== undefined && part === undefined);
+    const ended = resolutions.filter(({ ending, part, idled }) =>
+      ending !== undefined && (part === undefined || idled === true)
+    );
     const [row] = await sql<{ fenced: boolean }[]>`
       WITH ${fence(sql, leader)},
       gone AS (

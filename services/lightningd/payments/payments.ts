@@ -7,6 +7,7 @@ import { type Invoice, invoiceExpiresAt, type InvoiceNetwork } from "bolt/invoic
 import { stripLightningUri } from "bolt/invoice/uri.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
 import type { Network } from "bolt/wire/chain_hash.ts";
+import { MAX_SAT } from "bolt/units.ts";
 import { featureBit, type FeatureName, Features, hasFeature } from "bolt/wire/features.ts";
 import { packShortChannelId } from "bolt/wire/short_channel_id.ts";
 import type { TlvRecord } from "bolt/wire/tlv.ts";
@@ -41,6 +42,10 @@ export const MPP_TIMEOUT_MS = 60_000;
 /** Longest time that a timer takes. */
 const MAX_TIMER_MS = 0x7fff_ffff;
 const INVALID_PARAMS = -32602;
+/** All bitcoin. */
+const MAX_MSAT = MAX_SAT * 1_000n;
+/** Largest number of a row. */
+const MAX_NUMBER = (1n << 63n) - 1n;
 /** Blocks of an HTLC that we send, at most; the option of a caller may ask for less. */
 const MAX_DELAY = 2016;
 
@@ -294,6 +299,8 @@ export class PaymentRoom {
   /** Pays a node that gave no invoice. */
   async keysend(request: KeysendRequest): Promise<Paid> {
     const { destination, amountMsat, label, retrySeconds, extraTlvs } = request;
+    requireText({ label });
+    if (amountMsat <= 0n || amountMsat > MAX_MSAT) throw wrong("amount_msat", "is no amount to pay");
     if (sameBytes(destination, this.options.node.nodeId)) throw selfPayment();
     const preimage = crypto.getRandomValues(new Uint8Array(PREIMAGE_LENGTH));
     return await this.#payer.pay({
@@ -315,13 +322,20 @@ export class PaymentRoom {
   async sendpay(request: SendpayRequest) {
     const { route, paymentHash, partid = 0n, groupid, paymentSecret, metadata, bolt11, label, description } =
       request;
-    const last = route.at(-1);
-    if (last === undefined) throw payRefusal(PayCode.routeNotFound, "NO_ROUTE", "the route is empty");
+    requireText({ bolt11, label, description });
+    for (const [name, number] of Object.entries({ partid, groupid: groupid ?? 0n })) {
+      if (number < 0n || number > MAX_NUMBER) throw wrong(name, "is too large");
+    }
+    const [first, last] = [route[0], route.at(-1)];
+    if (first === undefined || last === undefined) {
+      throw payRefusal(PayCode.routeNotFound, "NO_ROUTE", "the route is empty");
+    }
     if (route.some(({ delay }) => delay > MAX_DELAY)) {
       throw invalidArgument("INVALID_PARAMS", `route: a delay is more than ${MAX_DELAY} blocks`, {
         clnCode: INVALID_PARAMS,
       });
     }
+    if (first.amountMsat < last.amountMsat) throw wrong("route", "more arrives than is sent");
     const amountMsat = request.amountMsat ?? last.amountMsat;
     if (partid !== 0n && request.amountMsat === undefined) {
       throw invalidArgument("INVALID_PARAMS", "amount_msat: must be given with partid", {
@@ -577,11 +591,7 @@ export class PaymentRoom {
 
   #factsOf(invoice: Invoice, request: PayRequest): { facts: PaymentFacts; exclude: ReadonlySet<bigint> } {
     const { label, description, retrySeconds, partialMsat, maxDelay } = request;
-    const wrong = (parameter: string, message: string) =>
-      invalidArgument("INVALID_PARAMS", `${parameter}: ${message}`, {
-        clnCode: INVALID_PARAMS,
-        details: { parameter },
-      });
+    requireText({ label, description });
     if (invoice.network !== NETWORK_NAMES[this.options.network]) {
       throw wrong("bolt11", `Invalid bolt11: chain ${invoice.network} is not ours`);
     }
@@ -596,6 +606,7 @@ export class PaymentRoom {
     if (totalMsat === undefined || totalMsat <= 0n) {
       throw wrong("amount_msat", "parameter required: the invoice has no amount");
     }
+    if (totalMsat > MAX_MSAT) throw wrong("amount_msat", "is no amount to pay");
     if (invoice.descriptionHash !== null && description !== undefined) {
       if (!sameBytes(sha256(new TextEncoder().encode(description)), invoice.descriptionHash)) {
         throw wrong("description", "does not match the hash in the invoice");
@@ -641,7 +652,8 @@ export class PaymentRoom {
         deadline: this.#deadline(retrySeconds),
         ...(invoice.metadata === null ? {} : { metadata: invoice.metadata }),
         ...(label === undefined ? {} : { label }),
-        ...(text === undefined ? {} : { description: text }),
+        // The payee's text may have what no row can hold.
+        ...(text === undefined ? {} : { description: text.replaceAll("\0", "\ufffd") }),
       },
     };
   }
@@ -697,6 +709,20 @@ function factsOfRow(row: FactsRow): ChannelFacts {
     ...(place === undefined ? {} : { shortChannelId: place }),
     ...(row.remote_alias === null ? {} : { remoteAlias: BigInt(row.remote_alias) }),
   };
+}
+
+function wrong(parameter: string, message: string) {
+  return invalidArgument("INVALID_PARAMS", `${parameter}: ${message}`, {
+    clnCode: INVALID_PARAMS,
+    details: { parameter },
+  });
+}
+
+/** Refuses texts that Postgres cannot hold: one of them would fail the whole batch. */
+function requireText(texts: Readonly<Record<string, string | undefined>>): void {
+  for (const [name, text] of Object.entries(texts)) {
+    if (text?.includes("\0") === true) throw wrong(name, "has a NUL in it");
+  }
 }
 
 function selfPayment() {
