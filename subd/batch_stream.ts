@@ -12,6 +12,8 @@ const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 1_000;
 /** Most items of one message. */
 const MAX_BATCH = 512;
+/** Most bytes of one message, by {@link BatchStreamOptions.weigh}; one item goes whatever it weighs. gRPC takes 16 MiB. */
+const MAX_BATCH_BYTES = 4 * 1024 * 1024;
 
 /** What the stream carries, and for whom. */
 export interface BatchStreamOptions<Item, Received, Sent> {
@@ -23,6 +25,8 @@ export interface BatchStreamOptions<Item, Received, Sent> {
   open(): BidiStream<Received, Sent>;
   /** One message of items. */
   batch(items: Item[]): Sent;
+  /** About how many bytes of an item a peer decides on: too many in one message would end every stream that carries them. */
+  weigh(item: Item): number;
   /** The stream is new: whoever has something to say says it again. */
   opened(write: (message: Sent) => void): void;
   /** What the other end says. What it throws ends the stream. */
@@ -94,9 +98,19 @@ export class BatchStream<Item, Received, Sent> {
 
   #flush(): void {
     while (this.#stream !== null && !this.#waiting && this.#items.length > 0) {
-      const items = this.#items.splice(0, MAX_BATCH);
+      const items = this.#items.splice(0, this.#count());
       this.#waiting = !this.#stream.write(this.options.batch(items)) && !this.#stream.closed;
     }
+  }
+
+  /** How many of what waits go into the next message. */
+  #count(): number {
+    let bytes = 0;
+    for (const [i, item] of this.#items.entries()) {
+      bytes += this.options.weigh(item);
+      if (i >= MAX_BATCH || (i > 0 && bytes > MAX_BATCH_BYTES)) return i;
+    }
+    return this.#items.length;
   }
 
   #lost(stream: BidiStream<Received, Sent>, error: ArcusError | undefined): void {

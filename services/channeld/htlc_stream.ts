@@ -37,6 +37,18 @@ export interface HtlcStreamOptions {
   command(channel: bigint, command: Command): void;
 }
 
+/** The reason of a failure is the peer's, up to a whole Lightning message; an onion is of one length. */
+function weigh({ report }: Report): number {
+  switch (report?.case) {
+    case "resolved":
+      return report.value.outcome?.case === "failed" ? report.value.outcome.value.reason?.length ?? 0 : 0;
+    case "incoming":
+      return (report.value.payload?.length ?? 0) + (report.value.nextOnion?.length ?? 0);
+    default:
+      return 0;
+  }
+}
+
 /** The client of Htlcs. */
 export class HtlcStream {
   readonly #stream: BatchStream<Report, HtlcCommands, MessageInitShape<typeof HtlcReportsSchema>>;
@@ -51,6 +63,7 @@ export class HtlcStream {
       timer: options.timer,
       open: () => openBidi(options.lightningd, Htlcs.method.exchange, { waitForReady: true }),
       batch: (reports) => ({ reports }),
+      weigh,
       opened: (write) => {
         this.#obeyed = false;
         this.#round++;

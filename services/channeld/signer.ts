@@ -45,6 +45,18 @@ export interface SignerOptions {
   readonly timer: (ms: number, callback: () => void) => () => void;
 }
 
+/** Bytes of one HTLC in a commitment: its columns, and the peer's signature or ours. */
+const HTLC_BYTES = 160;
+
+/** A step with all HTLCs that a channel can have is 300 kB, and its answer has their signatures. */
+function weigh({ outpoints }: StepInit): number {
+  let htlcs = 0;
+  for (const { verify, sign } of outpoints ?? []) {
+    htlcs += (verify?.htlcIds?.length ?? 0) + (sign?.htlcIds?.length ?? 0);
+  }
+  return htlcs * HTLC_BYTES;
+}
+
 /** The client of CommitmentSteps. */
 export class StepSigner {
   readonly #stream: BatchStream<StepInit, CommitmentStepsResponse, CommitmentStepsSent>;
@@ -60,6 +72,7 @@ export class StepSigner {
       timer: options.timer,
       open: () => openBidi(options.hsmd, Hsmd.method.commitmentSteps, { waitForReady: true }),
       batch: (steps) => ({ steps }),
+      weigh,
       opened: () => {
         this.#told = new WeakSet();
         for (const stepId of this.#waiting.keys()) this.#say(stepId);
