@@ -28,7 +28,7 @@ export function subdOptions(config: Config): Omit<SubdConfig, "log" | "instance"
     databaseSchema: config.get("database-schema"),
     databasePool: config.get("database-pool"),
     maxChannels: config.get("max-channels"),
-    simpleClose: config.get("experimental-simple-close"),
+    simpleClose: config.get("simple-close"),
     tls: readTls(config.get("tls-dir")),
   };
 }

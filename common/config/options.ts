@@ -324,7 +324,7 @@ export const OPTIONS = {
     help: "Channels that this replica takes.",
   }),
 
-  "experimental-simple-close": withDefault(BOOLEAN, false, {
+  "simple-close": withDefault(BOOLEAN, true, {
     daemons: ["lightningd", "dualopend", "channeld", "closingd"],
     help:
       "Offer option_simple_close: each side pays for the close that it proposes. All daemons of a node need the same.",

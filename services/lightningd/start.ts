@@ -227,7 +227,7 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       chain,
       wallet,
       log,
-      features: nodeFeatures({ simpleClose: config.get("experimental-simple-close") }),
+      features: nodeFeatures({ simpleClose: config.get("simple-close") }),
       policy,
       maxOpensPerPeer: config.get("max-opens-per-peer"),
       maxOpensPerMinute: config.get("max-opens-per-minute"),

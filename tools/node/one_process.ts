@@ -102,7 +102,7 @@ async function startSubd(
     hsmdAddress: config.require("hsmd-address"),
     databaseUrl: config.require("database-url"),
     databasePool: config.get("database-pool"),
-    simpleClose: config.get("experimental-simple-close"),
+    simpleClose: config.get("simple-close"),
     log,
     instance,
     onFatal: (reason) => lifecycle.fatal(`${name}: ${reason}`),

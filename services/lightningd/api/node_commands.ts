@@ -86,7 +86,7 @@ export function nodeCommands(
       const pending = channels.filter(({ state }) => PENDING.includes(state)).length;
       const active = channels.filter(({ state }) => state === ACTIVE).length;
       const closed = channels.filter(({ state }) => state === CLOSED).length;
-      const features = nodeFeatures({ simpleClose: config.get("experimental-simple-close") }).toBytes();
+      const features = nodeFeatures({ simpleClose: config.get("simple-close") }).toBytes();
       const warning = chain.warning();
       return {
         id: nodeId,
