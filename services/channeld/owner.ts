@@ -103,7 +103,7 @@ type Own =
   | { readonly type: "begin" }
   | { readonly type: "look" }
   /** lightningd's stream is new. */
-  | { readonly type: "tell" }
+  | { readonly type: "tell"; readonly round: number }
   | { readonly type: "input"; readonly input: ChannelInput };
 
 /** An onion that lightningd is told of, and whose it is. */
@@ -211,7 +211,7 @@ export class Owner extends ChannelOwner<Own> {
 
   /** lightningd's stream is new: it is told everything that is not over. */
   tell(): void {
-    this.push({ type: "tell" });
+    this.push({ type: "tell", round: this.#host.round });
   }
 
   /** What lightningd asks for or says. */
@@ -248,7 +248,8 @@ export class Owner extends ChannelOwner<Own> {
       case "look":
         return await this.#look();
       case "tell":
-        return await this.#tell();
+        // Of a stream that is gone: offers that came on it may stand behind this, and the next stream's telling behind them.
+        return item.round === this.#host.round ? await this.#tell() : undefined;
       default:
         return unreachable(item);
     }

@@ -51,6 +51,8 @@ export function start(config: SubdConfig): Promise<RunningSubd> {
       const owner = owned?.find({ channel, opening: 0n });
       // Whoever has it now is told the same.
       if (owner === undefined) return;
+      // Said to the owner before this one: lightningd takes it for lost once this one is synced, and makes it again.
+      if (command.case === "offer" && ![0n, owner.epoch].includes(command.value.epoch)) return;
       try {
         toOwner(owner, command);
       } catch (err) {

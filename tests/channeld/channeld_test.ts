@@ -309,6 +309,17 @@ test("lightningd's stream is new: everything that is not over is told again, the
   assert.deepEqual(htlcs.map(({ origin, amountMsat }) => [origin, amountMsat]), [[2n, 2_000_000n]]);
 });
 
+test("an offer that was said to the owner before this one is dropped: lightningd takes it for lost", async () => {
+  await using pair = await lockedChannel(postgres.server);
+  const { alice, bob } = pair;
+  await pair.connect();
+  await pair.usable();
+  const [lost, mine] = [bob.invoice(1n, 1_000_000n), bob.invoice(2n, 2_000_000n)];
+  alice.offer({ ...lost, epoch: alice.epoch - 1n }, { ...mine, epoch: alice.epoch });
+  assert.equal((await bob.heard("incoming")).amountMsat, mine.amountMsat);
+  assert.deepEqual(alice.told("offered").map(({ origin }) => origin), [2n]);
+});
+
 test("a settlement that no row holds yet is told again as open: lightningd must not forget its decision", async () => {
   await using pair = await lockedChannel(postgres.server);
   const { alice, bob } = pair;

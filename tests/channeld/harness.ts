@@ -276,13 +276,13 @@ export class ChannelNode {
   }
 
   /** Says OfferHtlc of these. */
-  offer(...payments: readonly TestPayment[]): void {
+  offer(...payments: readonly (TestPayment & { readonly epoch?: bigint })[]): void {
     this.#htlcs?.write({
-      commands: payments.map(({ origin, amountMsat, paymentHash, onion }) => ({
+      commands: payments.map(({ origin, amountMsat, paymentHash, onion, epoch = 0n }) => ({
         channel: this.channel,
         command: {
           case: "offer",
-          value: { origin, amountMsat, paymentHash, cltvExpiry: HEIGHT + 20, onion },
+          value: { origin, amountMsat, paymentHash, cltvExpiry: HEIGHT + 20, onion, epoch },
         },
       })),
     });

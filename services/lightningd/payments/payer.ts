@@ -540,6 +540,7 @@ export class Payer {
             paymentHash: payment.facts.paymentHash,
             cltvExpiry: part.cltvExpiry,
             onion,
+            epoch: view.facts.ownerEpoch,
           },
         });
       }
