@@ -1,6 +1,6 @@
 /** The working copy of a step: what a batch changes, and what it leads to. Never leaves the step that made it. */
 import type { Side } from "bolt/interactive/types.ts";
-import { errorMessage, warningMessage } from "bolt/wire/error_text.ts";
+import { errorMessage, txAbortMessage, warningMessage } from "bolt/wire/error_text.ts";
 import type { Message } from "bolt/wire/messages.ts";
 import { Figures } from "./figures.ts";
 import type { Transitions } from "./htlc_state.ts";
@@ -220,6 +220,12 @@ export class Draft {
   protest(text: string): void {
     this.log("warn", text);
     if (this.m.link !== "down") this.send(warningMessage(this.channel.channelId, text));
+  }
+
+  /** Ends a negotiation that is none of this channel any more. */
+  abort(text: string): void {
+    this.m.abortSaid = true;
+    this.send(txAbortMessage(this.channel.channelId, text));
   }
 
   /** The peer broke the rules of a connection, not those that money depends on. What it did not commit to is forgotten. */

@@ -3,7 +3,7 @@
  * step takes a whole batch; how each input is handled stands in the file of its subject.
  */
 import { unreachable } from "bolt/result.ts";
-import { printableText, txAbortMessage } from "bolt/wire/error_text.ts";
+import { printableText } from "bolt/wire/error_text.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
 import type { ChannelReady, Message } from "bolt/wire/messages.ts";
 import { onAdd, onOffer } from "./adds.ts";
@@ -81,6 +81,7 @@ export function fromRows(setup: ChannelSetup): ChannelStep {
     revocation: null,
     shutdownWanted: null,
     batchLeft: 0,
+    abortSaid: false,
     shutdownTold: false,
     closingAwaited: false,
     level: null,
@@ -212,9 +213,12 @@ function onMessage(d: Draft, message: Message): void {
       // Late ones of the open: the chain has the transaction (section 3, item 57).
       return;
     case "tx_abort":
-      return d.send(txAbortMessage(d.channel.channelId, "acknowledged"));
+      if (!d.m.abortSaid) return d.abort("acknowledged");
+      // The echo of ours: two that echo each other's echoes would never end.
+      d.m.abortSaid = false;
+      return;
     case "tx_init_rbf":
-      return d.send(txAbortMessage(d.channel.channelId, "the channel is locked in"));
+      return d.abort("the channel is locked in");
     default:
       return d.hangUp(`${message.type} is not supported yet`);
   }

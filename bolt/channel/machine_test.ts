@@ -582,6 +582,26 @@ Deno.test("a reorg pauses: no offer, no signature, but a revocation; the confirm
   sim.checkRest();
 });
 
+Deno.test("tx_abort is echoed, the echo of ours is not: two nodes would never stop", () => {
+  const abort: Message = { type: "tx_abort", channel_id: CHANNEL_ID, data: new Uint8Array() };
+  const rbf: Message = {
+    type: "tx_init_rbf",
+    channel_id: CHANNEL_ID,
+    locktime: 0,
+    feerate: 1000,
+  };
+  const sim = idle();
+  const refused = after(machineOf(sim, "alice"), rbf);
+  assert.deepEqual(sent(refused.actions), ["tx_abort"]);
+  assert.deepEqual(sent(after(refused.state, abort).actions), []);
+  const echoed = after(machineOf(sim, "alice"), abort);
+  assert.deepEqual(sent(echoed.actions), ["tx_abort"]);
+  // A peer that echoes an echo is not answered for ever either.
+  const silent = after(echoed.state, abort);
+  assert.deepEqual(sent(silent.actions), []);
+  assert.deepEqual(sent(after(silent.state, rbf).actions), ["tx_abort"]);
+});
+
 Deno.test("a sibling of the funding transaction freezes the channel", () => {
   const alice = machineOf(idle(), "alice");
   failsWith(alice, /another funding transaction/, {

@@ -2,7 +2,6 @@
 import { isSecretOfPoint } from "bolt/keys/derive.ts";
 import { lookupSecret, shachainIndex } from "bolt/keys/shachain.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
-import { txAbortMessage } from "bolt/wire/error_text.ts";
 import type { ChannelReady, ChannelReestablish, CommitmentSigned, Message } from "bolt/wire/messages.ts";
 import { shortChannelId } from "bolt/wire/short_channel_id.ts";
 import { updatesIn } from "./commit.ts";
@@ -46,6 +45,7 @@ function lastSecret(d: Draft): Uint8Array {
 export function disconnect(d: Draft): void {
   d.m.link = "down";
   d.m.batchLeft = 0;
+  d.m.abortSaid = false;
   d.m.shutdownTold = false;
   d.m.closingAwaited = false;
   const { adds, removes } = d.m.uncommitted;
@@ -227,11 +227,8 @@ function answerNextFunding(d: Draft, message: ChannelReestablish): void {
   if (wanted === undefined) return;
   const { channelId, localTxSignatures } = d.channel;
   const { txid } = d.first.funding;
-  d.send(
-    sameBytes(wanted, txid)
-      ? { type: "tx_signatures", channel_id: channelId, txid, witnesses: [...localTxSignatures] }
-      : txAbortMessage(channelId, "unknown next_funding_txid"),
-  );
+  if (!sameBytes(wanted, txid)) return d.abort("unknown next_funding_txid");
+  d.send({ type: "tx_signatures", channel_id: channelId, txid, witnesses: [...localTxSignatures] });
 }
 
 /** revoke_and_ack of ours. */

@@ -408,6 +408,8 @@ export interface ChannelMachine {
   readonly shutdownWanted: Uint8Array | null;
   /** commitment_signed messages that still belong to a start_batch. */
   readonly batchLeft: number;
+  /** Our last tx_abort of this connection was answered by none of the peer's yet: its next one is that, and needs no echo. */
+  readonly abortSaid: boolean;
   /** `shutdown_complete` was said on this connection. */
   readonly shutdownTold: boolean;
   /** On this connection the peer had its time to begin the closing without our signature on its last fee. */

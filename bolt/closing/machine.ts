@@ -5,14 +5,14 @@
 import { unreachable } from "bolt/result.ts";
 import { isStandardShutdownScript } from "bolt/tx/scripts.ts";
 import { sameBytes } from "bolt/tx/transaction.ts";
-import { printableText, txAbortMessage } from "bolt/wire/error_text.ts";
+import { printableText } from "bolt/wire/error_text.ts";
 import type { Message, Shutdown } from "bolt/wire/messages.ts";
 import type { ClosingInput, ClosingStep } from "./actions.ts";
 import { type ClosingRates, type FeePlan, feePlan, type FeeStep } from "./fees.ts";
 import * as legacy from "./legacy.ts";
 import { onReestablish, onRevocation, onSecretChecked, reestablishOf } from "./reestablish.ts";
 import * as simple from "./simple.ts";
-import { andThen, fail, FRESH, hangUp, protest, send, to } from "./step.ts";
+import { abort, andThen, fail, FRESH, hangUp, protest, send, to } from "./step.ts";
 import { closingBalances, closingWeight } from "./tx.ts";
 import type { ClosingChannel, ClosingForms, ClosingMachine } from "./types.ts";
 
@@ -35,6 +35,7 @@ export function fromRows(channel: ClosingChannel, forms: ClosingForms, plan: Fee
     plan,
     link: "down",
     shutdownSeen: false,
+    abortSaid: false,
     ...FRESH,
     ended: null,
   };
@@ -71,6 +72,7 @@ export function step(state: ClosingMachine, input: ClosingInput): ClosingStep {
           plan: input.plan,
           link: "reestablishing",
           shutdownSeen: false,
+          abortSaid: false,
           ...FRESH,
         },
         send(reestablishOf(state.channel)),
@@ -174,8 +176,11 @@ function onMessage(state: ClosingMachine, message: Message): ClosingStep {
       // Late ones: this channel has what they bring.
       return to(state);
     case "tx_abort":
+      // The echo of ours: two that echo each other's echoes would never end.
+      if (state.abortSaid) return to({ ...state, abortSaid: false });
+      return abort(state);
     case "tx_init_rbf":
-      return to(state, send(txAbortMessage(state.channel.channelId, "the channel is being closed")));
+      return abort(state);
     default:
       return hangUp(state, `${message.type} in a channel that is being closed`);
   }

@@ -295,6 +295,17 @@ Deno.test("closing: strange words before, in and after the negotiation never thr
   }
 });
 
+Deno.test("closing: tx_abort is echoed, the echo of ours is not: two nodes would never stop", () => {
+  const world = alone("alice");
+  const { sent, rows } = world.nodes.alice;
+  const aborts = () => sent.filter((type) => type === "tx_abort").length;
+  const said: Message = { type: "tx_abort", channel_id: rows.channelId, data: new Uint8Array() };
+  world.feed("alice", { type: "message", message: said });
+  assert.equal(aborts(), 1);
+  world.feed("alice", { type: "message", message: said });
+  assert.equal(aborts(), 1);
+});
+
 Deno.test("test_you_forgot_closed_channel: who lost the last word is answered with the same close", () => {
   const world = new World();
   world.takeOver();

@@ -1,10 +1,9 @@
 /** channel_reestablish of a channel that is being closed (BOLT 2, message retransmission; operation items 23 to 32). */
 import { sameBytes } from "bolt/tx/transaction.ts";
-import { txAbortMessage } from "bolt/wire/error_text.ts";
 import type { ChannelReestablish, Shutdown } from "bolt/wire/messages.ts";
 import { shortChannelId } from "bolt/wire/short_channel_id.ts";
 import type { ClosingAction, ClosingStep } from "./actions.ts";
-import { fail, FRESH, protest, send, to } from "./step.ts";
+import { abort, fail, FRESH, protest, send, to } from "./step.ts";
 import type { ClosingChannel, ClosingMachine } from "./types.ts";
 
 /** Before any revocation nobody knows a secret. */
@@ -49,12 +48,12 @@ export function onReestablish(state: ClosingMachine, message: ChannelReestablish
   if (next !== channel.remoteNumber + 1n) {
     return fail(state, `next_commitment_number must be ${channel.remoteNumber + 1n}`, true);
   }
-  const lost = unknownFunding(channel, message);
-  if (revoked === channel.localNumber) return reestablished(state, message, lost);
+  const { state: known, actions: lost } = message.next_funding === undefined ? to(state) : abort(state);
+  if (revoked === channel.localNumber) return reestablished(known, message, lost);
   if (revoked + 1n === channel.localNumber) {
     // Our last revoke_and_ack did not arrive. Its secret comes from hsmd, which releases it again.
     return to(
-      { ...state, pending: { type: "revocation" } },
+      { ...known, pending: { type: "revocation" } },
       ...lost,
       { type: "repeat_revocation" },
     );
@@ -80,12 +79,6 @@ export function onRevocation(state: ClosingMachine, secret: Uint8Array, nextPoin
       next_per_commitment_point: nextPoint,
     }),
   ]);
-}
-
-function unknownFunding(channel: ClosingChannel, message: ChannelReestablish): ClosingAction[] {
-  return message.next_funding === undefined
-    ? []
-    : [send(txAbortMessage(channel.channelId, "the channel is being closed"))];
 }
 
 function reestablished(

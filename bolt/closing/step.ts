@@ -1,5 +1,5 @@
 /** What the parts of the closing machine share: building steps, failing, hanging up. */
-import { errorMessage, warningMessage } from "bolt/wire/error_text.ts";
+import { errorMessage, txAbortMessage, warningMessage } from "bolt/wire/error_text.ts";
 import type { Message } from "bolt/wire/messages.ts";
 import type { ClosingAction, ClosingStep } from "./actions.ts";
 import type { ClosingMachine, Negotiation, SimpleClose } from "./types.ts";
@@ -25,6 +25,12 @@ export function andThen(step: ClosingStep, next: (state: ClosingMachine) => Clos
 /** Says something to the peer. */
 export function send(message: Message): ClosingAction {
   return { type: "send", message };
+}
+
+/** Ends a negotiation that is none of this channel any more. */
+export function abort(state: ClosingMachine): ClosingStep {
+  const { channelId } = state.channel;
+  return to({ ...state, abortSaid: true }, send(txAbortMessage(channelId, "the channel is being closed")));
 }
 
 /** Says what is wrong, and goes on. */

@@ -123,6 +123,8 @@ export interface ClosingMachine {
   readonly link: ClosingLink;
   /** The peer said shutdown, on this connection if it is a new one. */
   readonly shutdownSeen: boolean;
+  /** Our last tx_abort of this connection was answered by none of the peer's yet: its next one is that, and needs no echo. */
+  readonly abortSaid: boolean;
   readonly negotiation: Negotiation;
   readonly simple: SimpleClose;
   readonly pending: Pending | null;
