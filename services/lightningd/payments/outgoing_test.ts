@@ -420,6 +420,30 @@ const CRASHES: readonly {
     retry: 60,
   },
   {
+    name: "and its channel fails, the offer never made: it has failed",
+    until: async (test) => (await test.channeld.nextOffer()).offer,
+    then: async (test) => {
+      await test.payer.sql`UPDATE channels SET error_text = 'failed'`;
+      await test.payer.restart();
+    },
+    end: "failed",
+    retry: 1,
+  },
+  {
+    name: "and its channel fails, the preimage in channeld's rows: it is complete",
+    until: async (test) => (await test.channeld.nextOffer()).offer,
+    then: async (test, offer, preimage) => {
+      const [channel] = test.channels as [bigint];
+      await test.payer.sql`
+        INSERT INTO htlcs (channel, offered, id, state, amount_msat, payment_hash, cltv_expiry, origin, preimage)
+        VALUES (${channel}, true, 1, 'RCVD_REMOVE_COMMIT', 5000, ${offer.paymentHash}, 300, ${offer.origin}, ${preimage})`;
+      await test.payer.sql`UPDATE channels SET error_text = 'failed'`;
+      await test.payer.restart();
+    },
+    end: "complete",
+    retry: 1,
+  },
+  {
     name: "between two tries: it goes on",
     until: async (test) => {
       const { channel, offer } = await test.channeld.nextOffer();

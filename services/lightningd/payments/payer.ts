@@ -44,6 +44,8 @@ const MAX_SHADOW_BLOCKS = 3;
 const FIRST_PAUSE_MS = 25;
 const MAX_PAUSE_MS = 1_000;
 const MAX_DOUBLINGS = 6;
+/** How often parts are looked for whose channel has no owner any more who could tell what became of them. */
+const SWEEP_MS = 5_000;
 /** Longest time that a timer takes. */
 const MAX_TIMER_MS = 0x7fff_ffff;
 /** Payments in a row that find no room before the others behind them are left for the next time. */
@@ -149,6 +151,7 @@ export class Payer {
   readonly starts: Batcher<Start, Started | undefined>;
   readonly resolutions: Batcher<Resolution, void>;
   readonly #lookups: Batcher<Uint8Array, PaymentRow | undefined>;
+  #sweeper: ReturnType<typeof setTimeout> | undefined;
   #stopped = false;
 
   constructor(private readonly options: PayerOptions) {
@@ -192,10 +195,12 @@ export class Payer {
     }
     // What is missing of a payment is sent once its channels are back.
     for (const payment of byId.values()) this.#advance(payment);
+    await this.#sweep();
   }
 
   stop(): void {
     this.#stopped = true;
+    clearTimeout(this.#sweeper);
     for (const { timer } of this.#payments.values()) clearTimeout(timer);
   }
 
@@ -378,6 +383,24 @@ export class Payer {
         } else this.#ended(part, { type: "failed", failure: failureOfRow(part, row) });
       }
     }).catch(this.options.onFatal);
+  }
+
+  /** Parts of channels that failed or are closing: nobody will tell of them, but their rows change no more where they are missing or over. */
+  async #sweep(): Promise<void> {
+    const channels = new Set([...this.#parts.values()].map(({ channel }) => channel));
+    // First the channels, then the parts: what is in no row by then never will be.
+    const over = channels.size === 0 ? channels : await this.options.store.over([...channels]);
+    const parts = [...this.#parts.values()].filter(({ channel }) => over.has(channel));
+    const rows = parts.length === 0 ? [] : await this.options.store.origins(parts.map(({ part }) => part));
+    if (this.#stopped) return;
+    const byOrigin = new Map(rows.map((row) => [row.origin, row]));
+    for (const part of parts) {
+      if (this.#parts.get(part.part) !== part) continue;
+      const row = byOrigin.get(part.part);
+      if (row?.preimage !== undefined) this.#preimage(part, row.preimage);
+      else if (row?.gone !== false) this.#ended(part, { type: "failed", failure: failureOfRow(part, row) });
+    }
+    this.#sweeper = setTimeout(() => this.#sweep().catch(this.options.onFatal), SWEEP_MS);
   }
 
   // ------------------------------------------------------------------------------------------------------- payments

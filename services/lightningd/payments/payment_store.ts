@@ -3,6 +3,7 @@ import { bytesToHex } from "@noble/hashes/utils.js";
 import { bytesList, numberList, textList } from "common/pg/lists.ts";
 import type { Sql } from "common/pg/client.ts";
 import { fence, requireLeadership } from "../leader.ts";
+import { CHANNELD_STATES } from "../peers/store.ts";
 import type { Leader } from "../ports.ts";
 
 /** Who makes the parts: the engine, or a caller one by one. */
@@ -547,6 +548,16 @@ export class PaymentStore {
       ...(failure === null ? {} : { failure: bytes(failure) }),
       ...(malformed_code === null ? {} : { malformedCode: malformed_code }),
     }));
+  }
+
+  /** Which of these channels channeld has no more to do with, and never will: no row of theirs in `htlcs` is new from here on. */
+  async over(channels: readonly bigint[]): Promise<ReadonlySet<bigint>> {
+    const rows = await this.steps<{ channel: bigint }[]>`
+      SELECT x.channel FROM unnest(${numberList(channels)}::bigint[]) AS x(channel)
+      LEFT JOIN channels c ON c.channel = x.channel
+      WHERE c.channel IS NULL OR c.error_text IS NOT NULL
+        OR c.state <> ALL(${textList(CHANNELD_STATES)}::text[])`;
+    return new Set(rows.map(({ channel }) => channel));
   }
 
   /** Payments by hash or as a page. `updated`: complete ones, by when. */
