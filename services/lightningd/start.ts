@@ -263,6 +263,7 @@ export async function start(options: LightningdOptions): Promise<RunningLightnin
       features: nodeFeatures(),
       log,
       cltvFinal: config.get("cltv-final"),
+      minFeerate: config.get("min-feerate"),
       onFatal: (error) => onFatal("work for payments failed", error),
     });
     await payments.start();

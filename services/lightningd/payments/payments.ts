@@ -118,6 +118,8 @@ export interface PaymentRoomOptions {
   readonly log: Logger;
   /** Least blocks that a payment to us must leave (option cltv-final). */
   readonly cltvFinal: number;
+  /** Least fee rate that a peer's update_fee may have, sat/kw (option min-feerate); default: the protocol's floor. */
+  readonly minFeerate?: number;
   readonly mppTimeoutMs?: number;
   /** Milliseconds since 1970; invoices only. */
   readonly now?: () => number;
@@ -666,11 +668,12 @@ export class PaymentRoom {
     const { chain } = this.options;
     const height = chain.height();
     const rates = await chain.feerates().catch(() => undefined);
-    // 0: unknown.
+    // 0: unknown. The least rate is no share of our estimate: two nodes' estimates differ, and a commitment with anchors
+    // that pays too little is bumped by its child, while refusing the opener's rate would fail the channel.
     this.#streams.setNode({
       height,
       feeratePerkw: rates?.commitment ?? 0,
-      minFeeratePerkw: rates?.minAcceptable ?? 0,
+      minFeeratePerkw: rates === undefined ? 0 : Math.min(this.options.minFeerate ?? 0, rates.maxAcceptable),
       maxFeeratePerkw: rates?.maxAcceptable ?? 0,
     });
   }
