@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { bytesToHex } from "@noble/hashes/utils.js";
 import { type Channel, client, dial, type ServiceClient } from "common/grpc/client.ts";
+import { ArcusError, Code } from "common/grpc/errors.ts";
 import { type Database, openDatabase, type Sql } from "common/pg/client.ts";
 import { Channeld } from "gen/arcus/channeld/v1/channeld_pb.ts";
 import { Closingd } from "gen/arcus/closingd/v1/closingd_pb.ts";
@@ -251,9 +252,15 @@ export class RunningNode {
   async untilReady(): Promise<void> {
     const deadline = performance.now() + NODE_READY_MS;
     for (;;) {
-      const info = await this.connectd.getInfo({}, { waitForReady: true, deadlineMs: NODE_READY_MS });
-      const [address] = info.bindings;
-      if (info.lightningdConnected && address !== undefined) {
+      const info = await this.connectd.getInfo({}, { waitForReady: true, deadlineMs: NODE_READY_MS }).catch(
+        (error) => {
+          // The connection to a predecessor that was killed may end under this call.
+          if (error instanceof ArcusError && error.code === Code.UNAVAILABLE) return undefined;
+          throw error;
+        },
+      );
+      const address = info?.bindings[0];
+      if (info?.lightningdConnected === true && address !== undefined) {
         this.#id = bytesToHex(info.nodeId);
         this.#address = address;
         // The port stays, so that peers find the node again.
