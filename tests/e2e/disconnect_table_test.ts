@@ -5,8 +5,7 @@
  * connection once more, while channel_reestablish and what it asks for are exchanged.
  *
  * Every break runs with each node as one process, and of those with a second break in the reestablish exchange a sample, drawn
- * by ARCUS_TEST_SEED; on separate processes a sample of all. With
- * ARCUS_TEST_FULL=1 the whole table. ARCUS_TEST_ROWS, a pattern, runs only rows whose name it matches.
+ * by ARCUS_TEST_SEED; on separate processes a sample of all. With ARCUS_TEST_FULL=1 the whole table. ARCUS_TEST_ROWS, a pattern, runs only rows whose name it matches.
  */
 import assert from "node:assert/strict";
 import { bytesToHex, hexToBytes } from "@noble/hashes/utils.js";
@@ -37,6 +36,7 @@ import { untilInMempool } from "../lib/channels.ts";
 import { faultsPending, setFaults, untilFaultsFired } from "../lib/faults.ts";
 import { awaitsSignature, hasChannel, marksOf, untilOutcome } from "../lib/outcome.ts";
 import { channelRows } from "../lib/rows.ts";
+import { sample, seededByEnvironment } from "../lib/sampling.ts";
 import { FULL, logsOf, useWorlds, type World } from "../lib/world.ts";
 
 const worlds = await useWorlds();
@@ -406,35 +406,15 @@ async function runRows(
   } while (left !== undefined && left.length > 0);
 }
 
-/** A generator that a seed determines (mulberry32). */
-function seeded(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
-}
-
-function sample(rows: readonly Row[]): readonly Row[] {
-  const named = Deno.env.get("ARCUS_TEST_SEED");
-  const seed = named === undefined ? crypto.getRandomValues(new Uint32Array(1))[0] ?? 0 : Number(named);
-  console.log(`ARCUS_TEST_SEED=${seed}`);
-  const random = seeded(seed);
-  // Who says what first may differ from run to run; which rows there are does not.
-  const left = rows.toSorted((a, b) => nameOf(a) < nameOf(b) ? -1 : 1);
-  return Array.from(
-    { length: Math.min(SAMPLE, left.length) },
-    () => left.splice(Math.floor(random() * left.length), 1),
-  ).flat();
-}
+// Who says what first may differ from run to run; which rows there are does not.
+const sampled = (rows: readonly Row[]): readonly Row[] =>
+  sample(seededByEnvironment(), rows.toSorted((a, b) => nameOf(a) < nameOf(b) ? -1 : 1), SAMPLE);
 
 /** Every break, and some of the second ones on top of a first. */
 function everyBreak(rows: readonly Row[]): readonly Row[] {
   return [
     ...rows.filter(({ again }) => again === undefined),
-    ...sample(rows.filter(({ again }) => again !== undefined)),
+    ...sampled(rows.filter(({ again }) => again !== undefined)),
   ];
 }
 
@@ -442,4 +422,4 @@ Deno.test("disconnect before and after every message, each node as one process",
   runRows(t, "one", FULL ? (rows) => rows : everyBreak));
 
 Deno.test(`disconnect before and after ${FULL ? "every message" : "some messages"}, separate processes`, (t) =>
-  runRows(t, "processes", FULL ? (rows) => rows : sample));
+  runRows(t, "processes", FULL ? (rows) => rows : sampled));
